@@ -1,0 +1,72 @@
+# The front door; CMakePresets.json holds the builds. Needs make, a compiler and
+# git; everything else is installed by the targets that need it.
+
+PREFIX    ?= /usr/local
+# CI sets it; a warning must not stop a user with another compiler.
+KVH_WERROR ?= OFF
+JOBS      ?= $(shell nproc)
+
+RELEASE  := build/release
+DEMO_CMD := $(RELEASE)/kvhoist-bench demo
+# For example DEMO_ARGS=--help.
+DEMO_ARGS ?=
+
+CONFIGURE = cmake --preset $(1) -DKVH_WERROR=$(KVH_WERROR)
+BUILD     = cmake --build --preset $(1) --parallel $(JOBS)
+TEST      = ctest --preset $(1) --parallel $(JOBS)
+
+.DEFAULT_GOAL := all
+.PHONY: all demo test asan tsan install format check-format clean help deps deps-ci
+
+all: deps
+	@$(call CONFIGURE,release)
+	@$(call BUILD,release)
+	@cmake/device-status.sh $(RELEASE)
+
+demo: all
+	@$(DEMO_CMD) $(DEMO_ARGS)
+
+test: all
+	@$(call TEST,release)
+
+asan: deps
+	@$(call CONFIGURE,asan)
+	@$(call BUILD,asan)
+	@$(call TEST,asan)
+
+tsan: deps-ci
+	@$(call CONFIGURE,tsan)
+	@$(call BUILD,tsan)
+	@$(call TEST,tsan)
+
+install: all
+	@cmake --install $(RELEASE) --prefix "$(abspath $(PREFIX))"
+
+format check-format:
+	@.ci/$@
+
+clean:
+	rm -rf build
+
+deps:
+	@cmake/install-deps.sh
+
+deps-ci:
+	@cmake/install-deps.sh --ci
+
+help:
+	@echo 'make                  build into $(RELEASE)/'
+	@echo 'make demo             build, then store, evict, reload and verify KV cache'
+	@echo 'make test             build, then run all tests'
+	@echo 'make asan             the tests under AddressSanitizer and UBSan'
+	@echo 'make tsan             the tests under ThreadSanitizer (clang)'
+	@echo 'make install          install into PREFIX=$(PREFIX)'
+	@echo 'make format           rewrite the sources with clang-format 14'
+	@echo 'make check-format     fail where clang-format 14 would change something'
+	@echo 'make clean            remove build/'
+	@echo 'make help             this text'
+	@echo
+	@echo 'Needs make, a C and C++ compiler and git. Missing packages of Debian 12 or'
+	@echo 'Ubuntu 24.04 are installed, as root or through sudo; where that cannot be,'
+	@echo 'they are named. A CUDA toolkit >= 12.8 (PATH or /usr/local/cuda) is used if'
+	@echo 'there is one. Variables: PREFIX, DESTDIR, JOBS, DEMO_ARGS, KVH_WERROR=ON.'
