@@ -11,7 +11,11 @@ DEMO_CMD := $(RELEASE)/kvhoist-bench demo
 # For example DEMO_ARGS=--help.
 DEMO_ARGS ?=
 
-CONFIGURE = cmake --preset $(1) -DKVH_WERROR=$(KVH_WERROR)
+# Says only what was found, unless it fails.
+CONFIGURE = mkdir -p build; \
+	cmake --preset $(1) -DKVH_WERROR=$(KVH_WERROR) >build/$(1).log || \
+		{ cat build/$(1).log; exit 1; }; \
+	sed -n 's/^-- kvhoist/kvhoist/p' build/$(1).log
 BUILD     = cmake --build --preset $(1) --parallel $(JOBS)
 TEST      = ctest --preset $(1) --parallel $(JOBS)
 
@@ -23,7 +27,10 @@ all: deps
 	@$(call BUILD,release)
 	@cmake/device-status.sh $(RELEASE)
 
-demo: all
+demo: deps
+	@$(call CONFIGURE,release)
+	@$(call BUILD,release) --target kvhoist-bench
+	@cmake/device-status.sh $(RELEASE)
 	@$(DEMO_CMD) $(DEMO_ARGS)
 
 test: all
