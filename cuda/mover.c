@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mover.c - the mover's thread, and its life from open to close.
+ *
+ * The thread makes passes: take over what was accepted, look at the oldest
+ * events, feed stores. It sleeps without a limit while nothing is in flight and
+ * for 2 ms at most otherwise, as no notice comes from a device that has died.
+ * In threadless form kvh_mover_step makes the passes.
+ */
+#include "cuda/mover_impl.h"
+#include "host/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+void kvh_mover_kick(struct kvh_mover *mover)
+{
+	/* Fails only when the counter is full: then the thread wakes anyway. */
+	(void)eventfd_write(mover->wake, 1);
+}
+
+/* A query that fails on a device that lives says nothing; waiting does. */
+int kvh_mover_reached(struct kvh_mover *mover, kvh_event_mark event, kvh_stream stream)
+{
+	int rc = kvh_mover_ops(mover)->event_query(mover->dev, event);
+
+	if (rc >= 0 || kvh_mover_ops(mover)->dead(mover->dev))
+		return rc;
+	kvh_warn("mover: an event can't be queried (%s): waiting for its stream",
+		 strerror(-rc));
+	rc = kvh_mover_ops(mover)->stream_wait(mover->dev, stream);
+	return rc ? rc : 1;
+}
+
+void kvh_lane_notice(struct kvh_lane *lane, kvh_event_mark event)
+{
+	struct kvh_device *dev = lane->mover->dev;
+
+	if (dev->ops->stream_wait_event(dev, lane->notice, event) == 0)
+		(void)dev->ops->notify(dev, lane->notice, lane->mover->wake);
+}
+
+/* ---- a pass ----------------------------------------------------------- */
+
+static bool lane_take_inbox(struct kvh_lane *lane)
+{
+	struct kvh_run_list inbox;
+
+	kvh_run_list_init(&inbox);
+	pthread_mutex_lock(&lane->mover->lock);
+	kvh_run_list_append(&inbox, &lane->inbox);
+	pthread_mutex_unlock(&lane->mover->lock);
+	if (!inbox.head)
+		return false;
+	if (!lane->load && !lane->feeding)
+		lane->feeding = inbox.head;
+	kvh_run_list_append(&lane->active, &inbox);
+	return true;
+}
+
+bool kvh_lane_bury(struct kvh_lane *lane)
+{
+	struct kvh_move_run *run;
+	bool moved = lane->active.head != NULL;
+
+	lane->broken = lane->feeding = NULL;
+	if (!lane->load)
+		lane->sent = lane->done = lane->fed;
+	while (lane->active.head) {
+		run = kvh_run_list_pop(&lane->active);
+		atomic_store(&run->error, -EIO);
+		run->move->pages_lost = lane->load;
+		run->done = run->sent;
+		kvh_run_end(run);
+	}
+	return moved;
+}
+
+/* Nothing runs on a dead device any more, so nothing touches pages or payloads. */
+static bool mover_bury(struct kvh_mover *mover)
+{
+	bool moved;
+
+	if (!mover->death_seen)
+		kvh_err("mover: the device has died, every move ends with -EIO");
+	mover->death_seen = true;
+	moved = kvh_lane_bury(&mover->load);
+	return kvh_lane_bury(&mover->store) || moved;
+}
+
+static bool mover_pass(struct kvh_mover *mover)
+{
+	bool moved = lane_take_inbox(&mover->load);
+
+	moved |= lane_take_inbox(&mover->store);
+	if (kvh_mover_ops(mover)->dead(mover->dev))
+		return mover_bury(mover) || moved;
+	moved |= kvh_load_reap(&mover->load);
+	moved |= kvh_store_reap(&mover->store);
+	moved |= kvh_store_feed(&mover->store);
+	return moved;
+}
+
+bool kvh_mover_step(struct kvh_mover *mover)
+{
+	assert(mover->threadless);
+	return mover_pass(mover);
+}
+
+/* After a pass that found nothing to do: is anything in flight? */
+static bool mover_busy(const struct kvh_mover *mover)
+{
+	return mover->load.active.head || mover->store.active.head;
+}
+
+static void mover_sleep(struct kvh_mover *mover)
+{
+	struct pollfd fd = {.fd = mover->wake, .events = POLLIN};
+	eventfd_t ignored;
+
+	(void)poll(&fd, 1, mover_busy(mover) ? KVH_MOVER_POLL_MS : -1);
+	(void)eventfd_read(mover->wake, &ignored); /* clear first, then look */
+}
+
+static void *mover_thread(void *arg)
+{
+	struct kvh_mover *mover = arg;
+
+	for (;;) {
+		/* Asked before the pass: what was accepted until then is seen in it. */
+		bool stopping = atomic_load(&mover->stopping);
+
+		if (mover_pass(mover))
+			continue;
+		if (stopping && !mover_busy(mover))
+			return NULL;
+		mover_sleep(mover);
+	}
+}
+
+void kvh_mover_cancel(struct kvh_mover *mover, struct kvh_move *move)
+{
+	pthread_mutex_lock(&mover->lock);
+	if (move->run && !move->run->lane->load)
+		atomic_store(&move->run->cancelled, true);
+	pthread_mutex_unlock(&mover->lock);
+	kvh_mover_kick(mover);
+}
+
+/* ---- life ------------------------------------------------------------- */
+
+static int lane_open(struct kvh_mover *mover, struct kvh_lane *lane, bool load)
+{
+	struct kvh_device *dev = mover->dev;
+	int rc;
+
+	rc = dev->ops->stream_create(dev, 1, &lane->kernel);
+	if (rc == 0)
+		rc = dev->ops->stream_create(dev, 0, &lane->copy);
+	if (rc == 0)
+		rc = dev->ops->stream_create(dev, 0, &lane->notice);
+	if (rc == 0 && !load)
+		rc = dev->ops->stream_create(dev, 0, &lane->order);
+	for (uint32_t i = 0; i < mover->n_stages && rc == 0; i++) {
+		rc = dev->ops->event_create(dev, &lane->stages[i].full);
+		if (rc == 0)
+			rc = dev->ops->event_create(dev, &lane->stages[i].empty);
+	}
+	lane->batch.kind = load ? KVH_COPY_H2D : KVH_COPY_D2H;
+	lane->batch.stream = lane->copy;
+	return rc;
+}
+
+static void lane_init(struct kvh_mover *mover, struct kvh_lane *lane, bool load)
+{
+	lane->mover = mover;
+	lane->load = load;
+	pthread_mutex_init(&lane->enqueue, NULL);
+	kvh_run_list_init(&lane->active);
+	kvh_run_list_init(&lane->inbox);
+}
+
+/* All moves have ended; what may still be on the device is of ours alone. Not so
+ * the order stream: it may wait for callers' work that nobody needs any more. */
+static void lane_close(struct kvh_lane *lane)
+{
+	struct kvh_device *dev = lane->mover->dev;
+	kvh_stream streams[] = {lane->kernel, lane->copy, lane->notice, lane->order};
+
+	for (unsigned i = 0; i < 4; i++) {
+		if (!streams[i])
+			continue;
+		if (streams[i] != lane->order)
+			(void)dev->ops->stream_wait(dev, streams[i]);
+		dev->ops->stream_destroy(dev, streams[i]);
+	}
+	for (uint32_t i = 0; i < lane->mover->n_stages; i++) {
+		if (lane->stages[i].full)
+			dev->ops->event_destroy(dev, lane->stages[i].full);
+		if (lane->stages[i].empty)
+			dev->ops->event_destroy(dev, lane->stages[i].empty);
+	}
+	kvh_runs_free(lane);
+	pthread_mutex_destroy(&lane->enqueue);
+}
+
+/* Also of a mover that is half open. */
+static void mover_free(struct kvh_mover *mover)
+{
+	lane_close(&mover->load);
+	lane_close(&mover->store);
+	kvh_stages_free(mover);
+	kvh_pages_free(mover);
+	if (mover->wake >= 0)
+		close(mover->wake);
+	pthread_mutex_destroy(&mover->lock);
+	free(mover);
+}
+
+static int mover_start(struct kvh_mover *mover)
+{
+	sigset_t all, old;
+	int rc;
+
+	if (mover->threadless)
+		return 0;
+	sigfillset(&all); /* the program's signals are for its own threads */
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = pthread_create(&mover->thread, NULL, mover_thread, mover);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (rc)
+		return -rc;
+	pthread_setname_np(mover->thread, "kvh-mover");
+	return 0;
+}
+
+int kvh_mover_open(struct kvh_device *dev, const struct kvh_mover_opts *opts,
+		   struct kvh_mover **mover_p)
+{
+	struct kvh_mover *mover;
+	int rc;
+
+	if (opts->n_stages > KVH_STAGES_MAX) {
+		kvh_err("mover: %u stages, at most %u", opts->n_stages, KVH_STAGES_MAX);
+		return -EINVAL;
+	}
+	mover = calloc(1, sizeof(*mover));
+	if (!mover)
+		return -ENOMEM;
+	mover->dev = dev;
+	mover->n_stages = opts->n_stages ? opts->n_stages : KVH_STAGES;
+	mover->want_bytes = opts->stage_bytes ? opts->stage_bytes : KVH_STAGE_BYTES;
+	mover->threadless = opts->threadless;
+	pthread_mutex_init(&mover->lock, NULL);
+	lane_init(mover, &mover->store, false);
+	lane_init(mover, &mover->load, true);
+	mover->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	rc = mover->wake < 0 ? -errno : lane_open(mover, &mover->store, false);
+	if (rc == 0)
+		rc = lane_open(mover, &mover->load, true);
+	if (rc == 0)
+		rc = mover_start(mover);
+	if (rc) {
+		kvh_err("mover: open: %s", strerror(-rc));
+		mover_free(mover);
+		return rc;
+	}
+	*mover_p = mover;
+	return 0;
+}
+
+/* Threadless: nobody else makes passes, so wait for what they wait for. */
+static void mover_run_dry(struct kvh_mover *mover)
+{
+	struct kvh_device *dev = mover->dev;
+
+	do {
+		while (mover_pass(mover))
+			;
+		(void)dev->ops->stream_wait(dev, mover->store.copy);
+		(void)dev->ops->stream_wait(dev, mover->load.kernel);
+	} while (mover_pass(mover) || mover_busy(mover));
+}
+
+void kvh_mover_close(struct kvh_mover *mover)
+{
+	atomic_store(&mover->stopping, true);
+	kvh_mover_kick(mover);
+	if (mover->threadless)
+		mover_run_dry(mover);
+	else
+		pthread_join(mover->thread, NULL);
+	mover_free(mover);
+}

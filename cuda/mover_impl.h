@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mover_impl.h - the mover's inside, for its own files:
+ *
+ *   mover.c        the API that is not a move, the thread, one pass
+ *   mover_plan.c   plans in device memory, stage memory and its growth
+ *   mover_run.c    a run: what the mover knows of a move, from call to done
+ *   mover_band.c   which units lie in a stage, and the copies to payloads
+ *   mover_store.c  pages -> stage -> payloads, on the mover's thread
+ *   mover_load.c   payloads -> stage -> pages, on the caller's thread
+ *
+ * Locks: lane.enqueue (over device calls), then mover.lock (lists,
+ * counters and pools; never over a device call that enqueues).
+ */
+#ifndef KVH_CUDA_MOVER_IMPL_H
+#define KVH_CUDA_MOVER_IMPL_H
+
+#include "cuda/mover.h"
+#include "cuda/pack.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define KVH_STAGE_ALIGN   256u
+#define KVH_STAGE_BYTES   (UINT64_C(32) << 20)
+#define KVH_STAGES        3u
+#define KVH_STAGES_MAX    16u
+#define KVH_MOVER_BATCH   512u /* copies in one submission */
+#define KVH_MOVER_POLL_MS 2    /* while anything is in flight: a notice may be lost */
+
+struct kvh_move_run;
+
+/* Copies between one stage and payloads, submitted when full or flushed. */
+struct kvh_batch {
+	enum kvh_copy_kind kind; /* D2H or H2D */
+	kvh_stream stream;
+	size_t n;
+	struct kvh_copy copies[KVH_MOVER_BATCH];
+};
+
+/*
+ * A stage of device memory. A store's, by the lane's counters:
+ *
+ *            taken, gather enqueued     copies enqueued       `empty` queried: 1
+ *   FREE ---------------------> GATHER ---------------> COPY ------------------> FREE
+ *         fed++                         sent++                done++
+ *
+ * A load's is filled from `used` on by one fill after the other; the copy stream
+ * enters it again behind the last `empty`, and no host looks.
+ */
+struct kvh_stage {
+	unsigned char *mem;
+	kvh_event_mark full;  /* store: gathered; load: copied in */
+	kvh_event_mark empty; /* store: copied out; load: scattered */
+	/* Store: whose units it holds, and which chunks are whole with it. */
+	struct kvh_move_run *run;
+	uint32_t part;
+	uint64_t chunk_end;
+};
+
+struct kvh_run_list {
+	struct kvh_move_run *head, **tail;
+};
+
+/* A direction. */
+struct kvh_lane {
+	struct kvh_mover *mover;
+	bool load;
+	kvh_stream kernel; /* gather, scatter: the highest priority */
+	kvh_stream copy;   /* the link */
+	kvh_stream notice; /* waits for events and notifies: no copy waits for a host thread */
+
+	kvh_stream order; /* store: waits for callers' events, records ours */
+
+	pthread_mutex_t enqueue; /* over everything that a caller's thread enqueues */
+	struct kvh_stage stages[KVH_STAGES_MAX];
+	uint64_t used; /* load: bytes of the current stage */
+	struct kvh_batch batch;
+
+	/* Stages; stage i is stages[i % n_stages]. done <= sent <= fed <= done + n_stages
+	 * for stores; a load only counts fed. Of the thread that enqueues. */
+	uint64_t fed, sent, done;
+	struct kvh_move_run *broken;  /* store: nothing is fed until it has ended */
+	struct kvh_move_run *feeding; /* store: the oldest with stages to feed, or NULL */
+	struct kvh_run_list active;   /* oldest first; the mover's thread */
+
+	/* Under mover.lock. finished <= accepted */
+	uint64_t accepted, finished; /* moves */
+	struct kvh_run_list inbox;   /* accepted, not seen by the mover's thread */
+	struct kvh_move_run *free_runs;
+	struct kvh_move_run *all_runs;
+};
+
+/* Page numbers on their way to the device. */
+struct kvh_pages {
+	struct kvh_pages *next;
+	uint32_t *host; /* pinned */
+	uint32_t *dev;
+	uint64_t cap;
+};
+
+/* Stage memory that was replaced; freed when the moves before have finished. */
+struct kvh_retired {
+	struct kvh_retired *next;
+	void *mem;
+	const struct kvh_lane *lane;
+	uint64_t after; /* lane->finished */
+};
+
+struct kvh_mover {
+	struct kvh_device *dev;
+	uint32_t n_stages;
+	bool threadless;
+	int wake; /* eventfd: notices, new moves, cancels, close */
+	pthread_t thread;
+	atomic_bool stopping;
+	bool death_seen; /* the mover's thread has ended everything once */
+
+	struct kvh_lane store, load;
+
+	pthread_mutex_t lock;
+	uint64_t stage_bytes; /* changed under both load.enqueue and lock */
+	uint64_t want_bytes;  /* as asked for at open */
+	struct kvh_pages *free_pages;
+	struct kvh_retired *retired;
+};
+
+/*
+ *                    store, by the mover's thread
+ *   IDLE --call--> QUEUED --first stage--> FEEDING --last stage, cancel--> FED --+
+ *     ^  \           |  `--- cancelled ------------------------------------^     |
+ *     |   \          |                        |                                  |
+ *     |    \         +------------------------+-- enqueue failed --> BROKEN      | its events
+ *     |     \                                 |                        |         | have fired
+ *     |      `-- load, by its caller --> FEEDING                       | drained |
+ *     |                                                                v         v
+ *     +------- store: done was called; load: it was forgotten -------- ENDED <---+
+ *
+ * From every state but IDLE a dead device leads to ENDED. A load whose first
+ * enqueueing fails goes back to IDLE.
+ */
+enum kvh_run_state {
+	KVH_RUN_IDLE,
+	KVH_RUN_QUEUED,
+	KVH_RUN_FEEDING,
+	KVH_RUN_FED,
+	KVH_RUN_BROKEN,
+	KVH_RUN_ENDED,
+	KVH_RUN_NSTATES
+};
+
+/* What of a chunk a load moves. */
+enum kvh_present { KVH_PRESENT_NONE, KVH_PRESENT_SOME, KVH_PRESENT_ALL };
+
+struct kvh_run_layer {
+	uint32_t layer;
+	kvh_event_mark event;
+};
+
+#define KVH_END_KERNEL 1u
+#define KVH_END_COPY   2u
+
+/* What the mover knows of a move. Recycled with its events. */
+struct kvh_move_run {
+	struct kvh_move_run *next;     /* inbox, active, free_runs */
+	struct kvh_move_run *next_all; /* all_runs */
+	struct kvh_lane *lane;
+	struct kvh_move *move;
+	enum kvh_run_state state;
+	atomic_int error;      /* the first; 0: none */
+	atomic_bool cancelled; /* stores */
+	kvh_event_mark order;  /* ours */
+	kvh_event_mark after;  /* the order point: ours, or for a load the caller's */
+	/* Behind all that was enqueued: of a load, and of a broken run. */
+	kvh_event_mark end[2];
+	unsigned unended;    /* KVH_END_*: not known to have been reached */
+	unsigned unrecorded; /* of these: not recorded yet. Subset of unended */
+	struct kvh_pages *pages;
+
+	/* Store: next to feed, and where the finished stages end. sent counts this
+	 * run's stages: done <= sent */
+	uint32_t part, done_part;
+	uint64_t unit, done_chunk;
+	uint64_t part_page; /* of `part` in pages */
+	uint64_t sent, done;
+
+	/* Load. n_layers <= cap_layers; events outlive moves */
+	struct kvh_run_layer *layers;
+	uint32_t n_layers, cap_layers;
+	uint32_t *cursor;       /* [n_parts] plane that comes next */
+	unsigned char *present; /* [chunks of all parts] enum kvh_present */
+	uint64_t cap_cursor, cap_present;
+};
+
+/* mover_band.c. The units of one layer, or of all, of every chunk of a part. */
+struct kvh_band {
+	const struct kvh_move_part *part;
+	const struct kvh_plan *plan;
+	uint32_t plane_first, plane_end;
+	uint64_t lo;    /* of the band in a payload */
+	uint64_t bytes; /* of the band, a chunk */
+	uint64_t units; /* a chunk */
+	uint64_t total; /* units of all chunks */
+};
+
+void kvh_band_init(struct kvh_band *band, const struct kvh_move_part *part,
+		   uint32_t plane_first, uint32_t plane_end);
+uint64_t kvh_band_position(const struct kvh_band *band, uint64_t unit);
+/* The end of the longest sequence from `first` that fits in `room` bytes; at
+ * least one unit has to. */
+uint64_t kvh_band_cut(const struct kvh_band *band, uint64_t first, uint64_t room);
+/* The first unit >= `unit` whose chunk has pages; present may be NULL: all. */
+uint64_t kvh_band_skip(const struct kvh_band *band, const unsigned char *present,
+		       uint64_t unit);
+/* Copies between the units [first, end) at `stage` and the payloads. */
+int kvh_band_copy(const struct kvh_band *band, const unsigned char *present, uint64_t first,
+		  uint64_t end, unsigned char *stage, struct kvh_device *dev,
+		  struct kvh_batch *batch);
+/* What gather and scatter need to know. */
+void kvh_band_pack(const struct kvh_band *band, uint64_t first, uint64_t end,
+		   const uint32_t *dev_pages, unsigned char *stage, struct kvh_pack *pack);
+
+/* mover_run.c */
+void kvh_run_set_state(struct kvh_move_run *run, enum kvh_run_state state);
+void kvh_run_list_init(struct kvh_run_list *list);
+void kvh_run_list_push(struct kvh_run_list *list, struct kvh_move_run *run);
+void kvh_run_list_append(struct kvh_run_list *list, struct kvh_run_list *from);
+struct kvh_move_run *kvh_run_list_pop(struct kvh_run_list *list);
+/* A run for the move with its events, and a buffer that has its page numbers. */
+int kvh_run_begin(struct kvh_lane *lane, struct kvh_move *move, struct kvh_move_run **run_p);
+/* Nothing of it was enqueued, or it ended. */
+void kvh_run_recycle(struct kvh_move_run *run);
+/* May work be ordered behind this? Nothing is touched. -EBUSY, -EIO */
+int kvh_run_order_check(const struct kvh_mover *mover, kvh_stream stream, kvh_event_mark event);
+/* Fixes the order point of a call in run->after. */
+int kvh_run_order(struct kvh_move_run *run, kvh_stream stream, kvh_event_mark event);
+/* The kernel stream waits for the order point and fetches the page numbers. After
+ * a failure nothing is on the device but perhaps the wait. */
+int kvh_run_prologue(struct kvh_move_run *run);
+/* From here on the move is the mover's: its thread will see it. */
+void kvh_run_accept(struct kvh_move_run *run);
+/* Enqueueing failed: what is on the device has to end first. */
+void kvh_run_break(struct kvh_move_run *run, int error);
+/* All that a load, or a broken run, enqueued has been done. */
+bool kvh_run_drained(struct kvh_move_run *run);
+/* Everything before this chunk of the part has arrived. */
+void kvh_run_advance(struct kvh_move_run *run, uint32_t part, uint64_t chunk);
+/* Settles the chunks, takes leave of the run, calls done. */
+void kvh_run_end(struct kvh_move_run *run);
+void kvh_runs_free(struct kvh_lane *lane);
+void kvh_pages_free(struct kvh_mover *mover);
+
+/* Has the stream reached the event's last record? 1, 0; negative: it died. */
+int kvh_mover_reached(struct kvh_mover *mover, kvh_event_mark event, kvh_stream stream);
+void kvh_mover_kick(struct kvh_mover *mover);
+
+/* mover_plan.c */
+void kvh_stages_free(struct kvh_mover *mover);
+
+/* mover_store.c, mover_load.c: of a pass; true if anything moved. */
+bool kvh_store_reap(struct kvh_lane *lane);
+bool kvh_store_feed(struct kvh_lane *lane);
+bool kvh_load_reap(struct kvh_lane *lane);
+/* The device is dead: every stage is free, every run ends. */
+bool kvh_lane_bury(struct kvh_lane *lane);
+/* Behind the event the stream `notice` wakes the mover's thread. Only a hint, so
+ * a failure is nobody's. */
+void kvh_lane_notice(struct kvh_lane *lane, kvh_event_mark event);
+
+static inline const struct kvh_device_ops *kvh_mover_ops(const struct kvh_mover *mover)
+{
+	return mover->dev->ops;
+}
+
+#endif
