@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * pack_tile_test.cc - the pack kernels without a GPU: every thread of the grid
+ * in turn, at every width that is legal, against the definition. The sanitizers
+ * see each access, so misaligned ones, too.
+ */
+#include "cuda/pack_tile.cuh"
+
+#include "tests/pack_check.h"
+
+using namespace layouts;
+
+namespace
+{
+
+template <uint32_t W>
+struct alignas(W) [[gnu::may_alias]] Vec {
+	unsigned char b[W];
+};
+
+template <uint32_t W, int direction>
+void run_grid(const kvh_pack &pack, const kvh_pack_grid &grid)
+{
+	for (uint64_t t = 0; t < grid.ctas * KVH_PACK_THREADS; t++)
+		kvh_pack_thread<Vec<W>, direction>(pack, grid, t);
+}
+
+template <int direction>
+void run_width(const kvh_pack &pack, const kvh_pack_grid &grid)
+{
+	switch (pack.width) {
+	case 16: return run_grid<16, direction>(pack, grid);
+	case 8: return run_grid<8, direction>(pack, grid);
+	case 4: return run_grid<4, direction>(pack, grid);
+	case 2: return run_grid<2, direction>(pack, grid);
+	default: return run_grid<1, direction>(pack, grid);
+	}
+}
+
+/* At the pack's own width, or a narrower one; as many splits as the launcher
+ * takes, or fewer, as it does for large grids. */
+template <int direction>
+Move emulate(uint32_t max_width, uint32_t max_splits)
+{
+	return [=](const kvh_pack *pack) {
+		kvh_pack narrow = *pack;
+		kvh_pack_grid grid;
+		int err = kvh_pack_check(pack);
+
+		narrow.width = std::min(pack->width, max_width);
+		if (err == 0)
+			err = kvh_pack_grid_make(narrow, &grid);
+		if (err != 0)
+			return err;
+		if (grid.splits > max_splits) {
+			grid.splits = max_splits;
+			grid.teams = narrow.n_units * max_splits;
+		}
+		run_width<direction>(narrow, grid);
+		return 0;
+	};
+}
+
+void check(const Layout &layout, uint64_t shift, uint64_t seed, uint32_t width, uint32_t splits)
+{
+	check_layout(layout, shift, seed, emulate<KVH_PACK_GATHER>(width, splits),
+		     emulate<KVH_PACK_SCATTER>(width, splits));
+}
+
+void check_all(const Sizes &sizes)
+{
+	for (uint32_t format : {KVH_FORMAT_NATIVE, KVH_FORMAT_PORTABLE})
+		for (const Layout &layout : all_layouts(sizes, format))
+			for (uint64_t shift : {0, 1, 2, 4, 8})
+				for (uint32_t width : {16, 4, 1}) {
+					check(layout, shift, shift + width, width, UINT32_MAX);
+					if (testing::Test::HasFatalFailure())
+						return;
+				}
+}
+
+TEST(PackTile, SmallUnits)
+{
+	check_all(Sizes{2, 5, 4, 3, 32, 2});
+}
+
+TEST(PackTile, OddUnits)
+{
+	check_all(Sizes{2, 5, 3, 2, 5, 2});
+}
+
+/* Several tiles a unit, the last one not full; runs that straddle tiles. */
+TEST(PackTile, UnitsOfSeveralTiles)
+{
+	check_all(Sizes{1, 4, 7, 3, 496, 1});
+}
+
+TEST(PackTile, TeamsThatTakeSeveralTiles)
+{
+	const Sizes sizes{1, 3, 8, 4, 1040, 1};
+
+	for (uint32_t splits : {1, 2, 3, 5})
+		for (const Layout &layout : all_layouts(sizes, KVH_FORMAT_PORTABLE)) {
+			check(layout, 0, splits, 16, splits);
+			ASSERT_FALSE(HasFatalFailure()) << layout.name << " splits " << splits;
+		}
+}
+
+TEST(PackTile, RandomLayouts)
+{
+	const uint64_t cases = property_cases(4000);
+
+	for (uint64_t seed = 0; seed < cases; seed++) {
+		check(random_layout(seed), seed % 17, seed, 16, UINT32_MAX);
+		ASSERT_FALSE(HasFailure()) << "seed " << seed;
+	}
+}
+
+kvh_pack_grid grid_of(uint64_t n_units, uint64_t max_unit_bytes, uint32_t width)
+{
+	kvh_pack pack{};
+	kvh_pack_grid grid{};
+
+	pack.n_units = n_units;
+	pack.max_unit_bytes = max_unit_bytes;
+	pack.width = width;
+	EXPECT_EQ(kvh_pack_grid_make(pack, &grid), 0);
+	return grid;
+}
+
+TEST(PackTile, GridFitsTheWork)
+{
+	/* A stage of 32 MiB in units of 32 KiB: a warp for every 4 KiB. */
+	kvh_pack_grid g = grid_of(1024, 32768, 16);
+
+	EXPECT_EQ(g.lanes, 32u);
+	EXPECT_EQ(g.splits, 8u);
+	EXPECT_EQ(g.ctas, 1024u);
+
+	/* Tiny units: no warp for 64 bytes. */
+	g = grid_of(1 << 19, 64, 16);
+	EXPECT_EQ(g.lanes, 4u);
+	EXPECT_EQ(g.splits, 1u);
+	EXPECT_EQ(g.ctas, 8192u);
+
+	/* Very different ones: bounded. */
+	g = grid_of(1 << 19, 8 << 20, 16);
+	EXPECT_LE(g.ctas, KVH_PACK_CTAS);
+	EXPECT_GE(g.teams, uint64_t{1} << 19);
+
+	/* One element. */
+	g = grid_of(1, 1, 1);
+	EXPECT_EQ(g.lanes, 1u);
+	EXPECT_EQ(g.ctas, 1u);
+
+	/* The largest unit: 32 bits count its tiles. */
+	g = grid_of(1, KVH_UNIT_MAX, 16);
+	EXPECT_EQ(g.splits, KVH_UNIT_MAX / KVH_PACK_TILE);
+}
+
+TEST(PackTile, MoreThanAGridIsRefused)
+{
+	kvh_pack pack{};
+	kvh_pack_grid grid{};
+
+	pack.n_units = UINT64_MAX;
+	pack.max_unit_bytes = 4096;
+	pack.width = 16;
+	EXPECT_EQ(kvh_pack_grid_make(pack, &grid), -EINVAL);
+}
+
+} // namespace
