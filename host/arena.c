@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * arena.c - slabs and frames. Any thread; one lock over all of it, held for the
+ * moments of a bitmap search. All bookkeeping is in arrays by granule, 0.01 % of
+ * the memory, made at open: handing out frames allocates nothing, but for a
+ * bitmap with each new size. Nothing here touches a frame.
+ */
+#include "host/arena_impl.h"
+
+#include "host/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Of slabs that are looked through for a run, before a new slab is made. */
+#define RUN_SLABS_MAX 64u
+
+int kvh_arena_open(const struct kvh_arena_opts *opts, struct kvh_arena **arena_p)
+{
+	struct kvh_arena *arena = calloc(1, sizeof(*arena));
+	int rc;
+
+	if (arena == NULL)
+		return -ENOMEM;
+	rc = kvh_arena_map_open(opts, &arena->map);
+	if (rc != 0)
+		goto err_free;
+	rc = kvh_slab_tables_open(arena);
+	if (rc != 0)
+		goto err_map;
+	pthread_mutex_init(&arena->lock, NULL);
+	*arena_p = arena;
+	return 0;
+
+err_map:
+	kvh_arena_map_close(&arena->map, false);
+err_free:
+	free(arena);
+	return rc;
+}
+
+void kvh_arena_close(struct kvh_arena *arena, bool leak)
+{
+	assert(leak || arena->frames == 0);
+#ifdef KVH_DEBUG
+	assert(kvh_arena_check(arena));
+#endif
+	kvh_arena_map_close(&arena->map, leak);
+	kvh_slab_tables_close(arena);
+	pthread_mutex_destroy(&arena->lock);
+	free(arena);
+}
+
+/* frames[] of one slab, by their numbers in it. */
+static void take_run(struct kvh_arena *arena, uint32_t slab, uint32_t first, uint32_t n,
+		     void **frames)
+{
+	kvh_slab_take(arena, slab, first, n);
+	for (uint32_t i = 0; i < n; i++)
+		frames[i] = kvh_slab_frame(arena, slab, first + i);
+}
+
+/* n frames side by side in a slab that has them free. */
+static bool alloc_beside(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t n,
+			 void **frames)
+{
+	uint32_t slab = kvh_class_next(arena, class, 0);
+
+	for (uint32_t i = 0; i < RUN_SLABS_MAX && slab != KVH_SLAB_NONE; i++) {
+		uint32_t first, len;
+
+		if (arena->slabs[slab].n_free >= n) {
+			len = kvh_slab_run(arena, slab, n, &first);
+			if (len == n) {
+				take_run(arena, slab, first, n, frames);
+				return true;
+			}
+		}
+		slab = kvh_class_next(arena, class, slab + 1);
+	}
+	return false;
+}
+
+/* What is free at the lowest address, up to n; 0 if nothing is. */
+static uint32_t alloc_lowest(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t n,
+			     void **frames)
+{
+	uint32_t slab = kvh_class_next(arena, class, 0);
+	uint32_t first, len;
+
+	if (slab == KVH_SLAB_NONE)
+		return 0;
+	/* The first run, however short: the search for n ends at any. */
+	len = kvh_slab_run(arena, slab, 1, &first);
+	while (len < n && kvh_slab_is_free(arena, slab, first + len))
+		len++;
+	take_run(arena, slab, first, len, frames);
+	return len;
+}
+
+static uint32_t alloc_some(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t n,
+			   void **frames)
+{
+	uint32_t slab, take;
+
+	if (n > 1 && alloc_beside(arena, class, n, frames))
+		return n;
+	if (n > 1 || class->n_partial == 0) {
+		slab = kvh_slab_make(arena, class);
+		if (slab != KVH_SLAB_NONE) {
+			take = arena->slabs[slab].n_frames;
+			take = take < n ? take : n;
+			take_run(arena, slab, 0, take, frames);
+			return take;
+		}
+	}
+	return alloc_lowest(arena, class, n, frames);
+}
+
+static int by_address(const void *a, const void *b)
+{
+	uintptr_t x = (uintptr_t) * (void *const *)a, y = (uintptr_t) * (void *const *)b;
+
+	return (x > y) - (x < y);
+}
+
+int kvh_arena_alloc(struct kvh_arena *arena, uint64_t bytes, uint32_t n, void **frames)
+{
+	struct kvh_size_class *class;
+	uint32_t got = 0, parts = 0, some;
+
+	if (bytes == 0 || bytes % KVH_PAGE_BYTES != 0 || bytes > arena->map.pieces[0].bytes) {
+		kvh_err("a frame of %" PRIu64
+			" bytes: must be a multiple of 4096 up to %" PRIu64 ", the L1 piece",
+			bytes, arena->map.pieces[0].bytes);
+		return -EINVAL;
+	}
+	pthread_mutex_lock(&arena->lock);
+	class = kvh_class_get(arena, (uint32_t)(bytes / KVH_PAGE_BYTES));
+	while (class != NULL && got < n) {
+		some = alloc_some(arena, class, n - got, frames + got);
+		if (some == 0)
+			break;
+		got += some;
+		parts++;
+	}
+	arena->frames += got;
+	arena->used_bytes += got * bytes;
+	pthread_mutex_unlock(&arena->lock);
+	if (parts > 1)
+		qsort(frames, got, sizeof(*frames), by_address);
+	return (int)got;
+}
+
+void kvh_arena_free(struct kvh_arena *arena, void *frame)
+{
+	uint32_t slab, number;
+
+	pthread_mutex_lock(&arena->lock);
+	slab = kvh_slab_of(arena, frame, &number);
+	assert(!kvh_slab_is_free(arena, slab, number)); /* twice */
+	arena->frames--;
+	arena->used_bytes -= (uint64_t)arena->slabs[slab].pages * KVH_PAGE_BYTES;
+	kvh_slab_give(arena, slab, number);
+	pthread_mutex_unlock(&arena->lock);
+}
+
+/* No lock: what describes a slab does not change while a frame of it is out. */
+uint64_t kvh_arena_frame_bytes(struct kvh_arena *arena, const void *frame)
+{
+	uint32_t number;
+
+	return (uint64_t)arena->slabs[kvh_slab_of(arena, frame, &number)].pages *
+	       KVH_PAGE_BYTES;
+}
+
+void *kvh_arena_slab_end(struct kvh_arena *arena, const void *frame)
+{
+	uint32_t number;
+	uint32_t slab = kvh_slab_of(arena, frame, &number);
+
+	return kvh_granule_address(arena, slab + arena->slabs[slab].granules);
+}
+
+uint32_t kvh_arena_pieces(const struct kvh_arena *arena,
+			  const struct kvh_arena_piece **pieces_p)
+{
+	*pieces_p = arena->map.pieces;
+	return arena->map.n_pieces;
+}
+
+uint32_t kvh_arena_piece_of(const struct kvh_arena *arena, const void *address)
+{
+	const struct kvh_arena_map *map = &arena->map;
+	uint64_t offset = (uintptr_t)address - (uintptr_t)map->base;
+	uint64_t piece = offset / map->stride;
+
+	if (piece >= map->n_pieces || offset % map->stride >= map->pieces[piece].bytes)
+		return UINT32_MAX;
+	return (uint32_t)piece;
+}
+
+void *kvh_arena_base(const struct kvh_arena *arena, uint64_t *span_p)
+{
+	*span_p = arena->map.span;
+	return arena->map.base;
+}
+
+void kvh_arena_stats(struct kvh_arena *arena, struct kvh_arena_stats *stats)
+{
+	pthread_mutex_lock(&arena->lock);
+	*stats = (struct kvh_arena_stats){
+		.bytes = arena->map.bytes,
+		.used_bytes = arena->used_bytes,
+		.slab_bytes = arena->slab_granules * KVH_GRANULE_BYTES,
+		.frames = arena->frames,
+		.huge_bytes = arena->map.huge_bytes,
+		.numa_refused = arena->map.numa_refused,
+	};
+	pthread_mutex_unlock(&arena->lock);
+}
+
+/* The first granule at or above `offset` that is in a slab and its slab. */
+static uint32_t slab_from(const struct kvh_arena *arena, uint32_t granule, uint32_t end)
+{
+	while (granule < end && arena->slab_of[granule] == KVH_SLAB_NONE)
+		granule++;
+	return granule < end ? arena->slab_of[granule] : KVH_SLAB_NONE;
+}
+
+static uint32_t list_slab(const struct kvh_arena *arena, uint32_t slab, const void *from,
+			  const void *end, void **frames, uint32_t max)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < arena->slabs[slab].n_frames && n < max; i++) {
+		void *frame = kvh_slab_frame(arena, slab, i);
+
+		if (frame >= from && frame < end && !kvh_slab_is_free(arena, slab, i))
+			frames[n++] = frame;
+	}
+	return n;
+}
+
+uint32_t kvh_arena_list(struct kvh_arena *arena, const void *from, const void *end,
+			void **frames, uint32_t max)
+{
+	uint64_t lo = (uintptr_t)from - (uintptr_t)arena->map.base;
+	uint64_t hi = (uintptr_t)end - (uintptr_t)arena->map.base;
+	uint32_t granule = (uint32_t)(lo / KVH_GRANULE_BYTES);
+	uint32_t last = (uint32_t)((hi + KVH_GRANULE_BYTES - 1) / KVH_GRANULE_BYTES);
+	uint32_t n = 0;
+
+	pthread_mutex_lock(&arena->lock);
+	while (n < max) {
+		uint32_t slab = slab_from(arena, granule, last);
+
+		if (slab == KVH_SLAB_NONE)
+			break;
+		n += list_slab(arena, slab, from, end, frames + n, max - n);
+		granule = slab + arena->slabs[slab].granules;
+	}
+	pthread_mutex_unlock(&arena->lock);
+	return n;
+}
+
+/* Granules [*lo, *hi) of the piece that starts at `first`, grown to whole slabs. */
+static void whole_slabs(const struct kvh_arena *arena, uint32_t *lo, uint32_t *hi)
+{
+	uint32_t slab = arena->slab_of[*lo];
+
+	if (slab != KVH_SLAB_NONE)
+		*lo = slab;
+	slab = arena->slab_of[*hi - 1];
+	if (slab != KVH_SLAB_NONE)
+		*hi = slab + arena->slabs[slab].granules;
+}
+
+bool kvh_arena_window(struct kvh_arena *arena, uint64_t bytes, const void *from, void **lo_p,
+		      void **hi_p)
+{
+	const struct kvh_arena_map *map = &arena->map;
+	uint64_t offset = (uintptr_t)from - (uintptr_t)map->base;
+	uint32_t need = (uint32_t)((bytes + KVH_GRANULE_BYTES - 1) / KVH_GRANULE_BYTES);
+	uint32_t at = (uint32_t)(offset / KVH_GRANULE_BYTES);
+	uint32_t per_piece = (uint32_t)(map->stride / KVH_GRANULE_BYTES);
+
+	for (uint32_t piece = at / per_piece; piece < map->n_pieces; piece++) {
+		uint32_t first = piece * per_piece;
+		uint32_t end = first + (uint32_t)(map->pieces[piece].bytes / KVH_GRANULE_BYTES);
+		uint32_t lo = at > first ? at : first, hi;
+
+		if (end - first < need || lo >= end)
+			continue;
+		lo = lo + need <= end ? lo : end - need;
+		hi = lo + need;
+		pthread_mutex_lock(&arena->lock);
+		whole_slabs(arena, &lo, &hi);
+		pthread_mutex_unlock(&arena->lock);
+		*lo_p = kvh_granule_address(arena, lo);
+		*hi_p = kvh_granule_address(arena, hi);
+		return true;
+	}
+	return false;
+}

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * arena.h - pinned memory for frames: pieces, cut into slabs, cut into frames.
+ *
+ *   piece  a mapping of its own, <= 1 GiB, registered with the device at once
+ *   slab   adjacent granules (2 MiB) of a piece that hold a whole number of
+ *          frames of one exact size; an empty slab gives its granules back
+ *   frame  what alloc returns: 4 KiB aligned
+ *
+ *   used_bytes  == sum of the frames handed out
+ *   free granules + sum of slabs' granules == granules of all pieces
+ *
+ * Any thread; one lock, held for moments. Never touches the memory of a frame.
+ */
+#ifndef KVH_HOST_ARENA_H
+#define KVH_HOST_ARENA_H
+
+#include "cuda/device.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct kvh_arena;
+
+struct kvh_arena_opts {
+	struct kvh_device *dev; /* registers the pieces */
+	uint64_t bytes;         /* >= 1 MiB; rounded down to 2 MiB, but 2 MiB at least */
+	uint64_t piece_bytes;   /* 0: 1 GiB */
+	int numa_node;          /* -1: any */
+	uint32_t touch_threads; /* 0: as many as the machine has cores, at most 16 */
+};
+
+struct kvh_arena_piece {
+	void *base;
+	uint64_t bytes;
+};
+
+struct kvh_arena_stats {
+	uint64_t bytes;      /* capacity */
+	uint64_t used_bytes; /* frames handed out */
+	uint64_t slab_bytes; /* granules in slabs */
+	uint64_t frames;
+	uint64_t huge_bytes; /* asked to lie on huge pages and granted by madvise */
+	uint64_t pin_failed;
+	uint64_t numa_refused; /* mbind refused: went on without */
+};
+
+/* Maps (memory that fork does not take: MADV_DONTFORK), asks for huge pages,
+ * binds to the node, touches in parallel, registers piece by piece.
+ * -EINVAL bytes or piece_bytes out of range
+ * -ENOMEM the mapping, a registration (memlock), the node or the cgroup is too
+ *         small: the log has wanted and available bytes; nothing is left behind */
+int kvh_arena_open(const struct kvh_arena_opts *opts, struct kvh_arena **arena_p);
+/* All frames must have been freed, or are abandoned with `leak`: then the
+ * memory stays mapped and registered. */
+void kvh_arena_close(struct kvh_arena *arena, bool leak);
+
+/* Up to n frames of `bytes` each (a multiple of 4096), side by side where there
+ * is room, in rising addresses. Returns how many: fewer when memory is short.
+ * -EINVAL: bytes is 0, no multiple, or larger than a piece. */
+int kvh_arena_alloc(struct kvh_arena *arena, uint64_t bytes, uint32_t n, void **frames);
+void kvh_arena_free(struct kvh_arena *arena, void *frame);
+/* Bytes of the frame as allocated. */
+uint64_t kvh_arena_frame_bytes(struct kvh_arena *arena, const void *frame);
+
+/* Fixed from open to close; in rising addresses, never adjacent. */
+uint32_t kvh_arena_pieces(const struct kvh_arena *arena,
+			  const struct kvh_arena_piece **pieces_p);
+/* Index of the piece that holds the address; UINT32_MAX: none. Takes no lock. */
+uint32_t kvh_arena_piece_of(const struct kvh_arena *arena, const void *address);
+
+void kvh_arena_stats(struct kvh_arena *arena, struct kvh_arena_stats *stats);
+
+/* For whoever evicts. All pieces lie in [base, base + span); aligned to 2 MiB. */
+void *kvh_arena_base(const struct kvh_arena *arena, uint64_t *span_p);
+/* The frames handed out in [from, end), in rising addresses; at most max. */
+uint32_t kvh_arena_list(struct kvh_arena *arena, const void *from, const void *end,
+			void **frames, uint32_t max);
+/* A range of whole slabs and free granules that starts with what holds `from`
+ * (earlier at the end of a piece; later if no piece holds it): once no frame is
+ * in it, a frame of `bytes` fits. False: none from there on. */
+bool kvh_arena_window(struct kvh_arena *arena, uint64_t bytes, const void *from, void **lo_p,
+		      void **hi_p);
+/* Where the slab of a frame ends. */
+void *kvh_arena_slab_end(struct kvh_arena *arena, const void *frame);
+
+/* Whether the equations above hold; logs the one that does not. Slow: tests. */
+bool kvh_arena_check(struct kvh_arena *arena);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

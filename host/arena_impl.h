@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * arena_impl.h - what arena.c and slab.c share. Everything below is read and
+ * written under arena->lock, but map, which never changes.
+ */
+#ifndef KVH_HOST_ARENA_IMPL_H
+#define KVH_HOST_ARENA_IMPL_H
+
+#include "host/arena_map.h"
+
+#include <assert.h>
+#include <pthread.h>
+
+#define KVH_PAGE_BYTES    4096u
+#define KVH_GRANULE_PAGES ((uint32_t)(KVH_GRANULE_BYTES / KVH_PAGE_BYTES))
+#define KVH_GRANULE_WORDS (KVH_GRANULE_PAGES / 64u)
+#define KVH_SLAB_NONE     UINT32_MAX
+
+/*
+ * Named by its first granule.
+ *
+ *   n_frames * pages <= granules * KVH_GRANULE_PAGES
+ *   n_free == bits set among the slab's first n_frames bits
+ *   0 <= n_free < n_frames: an empty slab is gone at once
+ */
+struct kvh_slab {
+	uint32_t granules; /* 0: no slab starts here */
+	uint32_t pages;    /* of one frame */
+	uint32_t n_frames;
+	uint32_t n_free;
+};
+
+/* The slabs of one size.   n_partial == bits set in partial */
+struct kvh_size_class {
+	uint32_t pages;
+	uint32_t granules; /* of the slabs that waste little */
+	uint32_t n_slabs;
+	uint32_t n_partial; /* slabs with a free frame */
+	uint32_t lowest;    /* no partial slab lies below */
+	uint64_t *partial;  /* by first granule */
+};
+
+struct kvh_arena {
+	struct kvh_arena_map map;
+	pthread_mutex_t lock;
+	uint64_t frames;
+	uint64_t used_bytes;
+	uint64_t slab_granules;
+
+	/* By granule, the gaps between pieces included. */
+	uint32_t n_granules;
+	uint32_t *slab_of; /* first granule of the slab; KVH_SLAB_NONE: free, or gap */
+	struct kvh_slab *slabs;
+	uint64_t *bits; /* KVH_GRANULE_WORDS each; a slab's frames from its first: 1 is free */
+
+	/* By piece. */
+	uint32_t *free_granules;
+
+	struct kvh_size_class *classes;
+	uint32_t n_classes;
+};
+
+int kvh_slab_tables_open(struct kvh_arena *arena);
+void kvh_slab_tables_close(struct kvh_arena *arena);
+
+/* NULL: no memory for another size. The pointer holds until the next call. */
+struct kvh_size_class *kvh_class_get(struct kvh_arena *arena, uint32_t pages);
+/* The first slab with a free frame at or above granule `from`. */
+uint32_t kvh_class_next(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t from);
+
+/* A new slab with all frames free; at least one must be taken before the lock
+ * is left. KVH_SLAB_NONE: no room. */
+uint32_t kvh_slab_make(struct kvh_arena *arena, struct kvh_size_class *class);
+/* The first run of n free frames, or else 0. */
+uint32_t kvh_slab_run(const struct kvh_arena *arena, uint32_t slab, uint32_t n,
+		      uint32_t *first_p);
+void kvh_slab_take(struct kvh_arena *arena, uint32_t slab, uint32_t first, uint32_t n);
+/* Gives the granules back, too, with the last frame. */
+void kvh_slab_give(struct kvh_arena *arena, uint32_t slab, uint32_t number);
+
+static inline void *kvh_granule_address(const struct kvh_arena *arena, uint32_t granule)
+{
+	return arena->map.base + granule * KVH_GRANULE_BYTES;
+}
+
+static inline void *kvh_slab_frame(const struct kvh_arena *arena, uint32_t slab,
+				   uint32_t number)
+{
+	return arena->map.base + slab * KVH_GRANULE_BYTES +
+	       (uint64_t)number * arena->slabs[slab].pages * KVH_PAGE_BYTES;
+}
+
+/* Asserts that a frame may start at the address. */
+static inline uint32_t kvh_slab_of(const struct kvh_arena *arena, const void *frame,
+				   uint32_t *number_p)
+{
+	uint64_t page = ((uintptr_t)frame - (uintptr_t)arena->map.base) / KVH_PAGE_BYTES;
+	uint32_t slab;
+
+	assert(page / KVH_GRANULE_PAGES < arena->n_granules);
+	slab = arena->slab_of[page / KVH_GRANULE_PAGES];
+	assert(slab != KVH_SLAB_NONE);
+	*number_p = (uint32_t)(page - (uint64_t)slab * KVH_GRANULE_PAGES) /
+		    arena->slabs[slab].pages;
+	assert(kvh_slab_frame(arena, slab, *number_p) == frame);
+	return slab;
+}
+
+static inline bool kvh_slab_is_free(const struct kvh_arena *arena, uint32_t slab,
+				    uint32_t number)
+{
+	const uint64_t *bits = arena->bits + (uint64_t)slab * KVH_GRANULE_WORDS;
+
+	return number < arena->slabs[slab].n_frames &&
+	       (bits[number / 64] >> (number % 64) & 1) != 0;
+}
+
+#endif
