@@ -226,7 +226,7 @@ static void set_bits(uint64_t *bits, uint32_t first, uint32_t n, bool set)
 		uint64_t mask = (len == 64 ? UINT64_MAX : (UINT64_C(1) << len) - 1) << (i % 64);
 
 		assert((bits[i / 64] & mask) == (set ? 0 : mask));
-		bits[i / 64] ^= mask;
+		bits[i / 64] = set ? bits[i / 64] | mask : bits[i / 64] & ~mask;
 		i += len;
 	}
 }
