@@ -24,6 +24,7 @@
 #include <mutex>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace rig
@@ -102,6 +103,10 @@ class Group
 		     uint32_t plane_end = UINT32_MAX);
 	void upload();
 	Bytes download();
+	void *memory() const
+	{
+		return mem;
+	}
 
 	Shape shape;
 	Bytes image;
@@ -153,7 +158,7 @@ class Rig
 		groups.push_back(std::make_unique<Group>(*this, shape));
 		return *groups.back();
 	}
-	/* The plans go with it; memory stays. */
+	/* Waits for all that is on the device. The plans go with it; memory stays. */
 	void close_mover()
 	{
 		if (!mover)
@@ -173,6 +178,23 @@ class Rig
 		struct kvh_host_rule r = {call, action, nth, count, error, 0};
 
 		ASSERT_EQ(0, kvh_host_rule_add(dev, &r));
+	}
+	/* Until nothing can go on (stepped), or until `held` streams are held. */
+	void settle(uint32_t held)
+	{
+		if (kind == Kind::HOST)
+			kvh_host_held_wait(dev, held);
+		while (kind == Kind::STEPPED && step()) {}
+	}
+	/* n gathers have been counted. */
+	void gathers_run(uint64_t n)
+	{
+		while (kvh_host_count(dev, KVH_HOST_GATHER) < n) {
+			if (kind == Kind::STEPPED)
+				ASSERT_TRUE(step());
+			else
+				std::this_thread::yield();
+		}
 	}
 	/* Stepped: one random step of mover or device; false: nothing can go on. */
 	bool step()
@@ -340,7 +362,7 @@ class Job
 	~Job()
 	{
 		EXPECT_TRUE(!accepted || finished());
-		if (accepted && load && move.run)
+		if (accepted && load && rig.mover)
 			kvh_mover_forget(rig.mover, &move);
 		for (auto &part : parts)
 			rig.dev->ops->host_free(rig.dev, part.block);
@@ -456,6 +478,22 @@ class Job
 				EXPECT_TRUE(stored(p, i)) << "part " << p << " chunk " << i;
 			}
 		EXPECT_TRUE(guards_intact());
+	}
+	bool untouched()
+	{
+		for (auto &part : parts)
+			if (memcmp(part.block, part.before.data(), part.before.size()))
+				return false;
+		return true;
+	}
+	/* The image gets what the load of these planes should have done. */
+	void apply_planes(size_t p, uint32_t first, uint32_t end)
+	{
+		Part &part = parts[p];
+
+		for (size_t i = 0; i < part.payloads.size(); i++)
+			part.group->scatter(&part.pages[i * ppc(part)], part.payloads[i], first,
+					    end);
 	}
 	/* The image gets what the load should have done. */
 	void apply()
