@@ -13,7 +13,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define STEPS_MAX (UINT64_C(1) << 27) /* under a second */
+#define STEPS_MAX (UINT64_C(1) << 26) /* about a second */
 
 enum { APART, MEET, UNKNOWN };
 

@@ -52,7 +52,7 @@ struct kvh_overlap {
  * counting up where strides differ. Sorts `lats`.
  *  0       no two share a byte
  * -EEXIST  two do: *found
- * -E2BIG   not known after 2^27 steps: *found names the pair, without address */
+ * -E2BIG   not known after 2^26 steps: *found names the pair, without address */
 int kvh_lattices_disjoint(struct kvh_lattice *lats, uint32_t n, struct kvh_overlap *found);
 
 #ifdef __cplusplus
