@@ -141,14 +141,22 @@ class Rig
 		EXPECT_EQ(0, kvh_mover_open(dev, &opts, &mover));
 		EXPECT_EQ(0, dev->ops->stream_create(dev, 0, &stream));
 	}
+	/* A stream and groups of its own on the device and mover of another. */
+	Rig(Rig &owner, uint64_t seed)
+	    : kind(owner.kind), rng(seed), dev(owner.dev), mover(owner.mover), shares(true)
+	{
+		EXPECT_EQ(0, dev->ops->stream_create(dev, 0, &stream));
+	}
 	~Rig()
 	{
 		if (!dev)
 			return;
-		close_mover();
+		if (!shares)
+			close_mover();
 		groups.clear();
 		dev->ops->stream_destroy(dev, stream);
-		dev->ops->close(dev);
+		if (!shares)
+			dev->ops->close(dev);
 	}
 	Rig(const Rig &) = delete;
 	Rig &operator=(const Rig &) = delete;
@@ -214,6 +222,7 @@ class Rig
 	std::vector<std::unique_ptr<Group>> groups;
 
       private:
+	bool shares = false;
 	std::vector<const void *> closing;
 };
 
