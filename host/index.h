@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * index.h - one shard's table from key to record number. The caller's lock
+ * covers it all, and the records' hash and family.
+ *
+ * Buckets of 15: their 16-bit fingerprints lie together, half a cache line that
+ * one or two vector compares search; the record numbers lie apart from them.
+ * The 16th lane counts the keys that found the bucket full and went on to the
+ * next: a search ends where it is 0, and an erase leaves no tombstone behind.
+ *
+ *    fps    | f0 f1 ... f14  passed |  f: 0 is empty
+ *    slots  | r0 r1 ... r14       - |
+ *
+ * 6.4 bytes a place. It grows by half at 85 %, a bucket an insert: nothing
+ * stalls for a rehash. It never shrinks.
+ */
+#ifndef KVH_HOST_INDEX_H
+#define KVH_HOST_INDEX_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KVH_INDEX_NONE UINT32_MAX
+
+/* Half a cache line. The index looks at hash and family; word and page are the
+ * records' owner's. */
+struct kvh_index_rec {
+	uint64_t word;
+	uint64_t hash[2]; /* struct kvh_hash */
+	uint32_t family;  /* stands for space, rank and group */
+	uint32_t page;
+};
+
+/*
+ *   used == fingerprints that are not 0
+ *   passed of bucket b == keys that lie behind b, seen from their first bucket
+ */
+struct kvh_index_table {
+	uint32_t *slots; /* one allocation with fps, which follows */
+	uint16_t *fps;
+	uint32_t n_buckets; /* 0: no table */
+	uint32_t used;
+};
+
+struct kvh_index {
+	const struct kvh_index_rec *recs;
+	struct kvh_index_table now;
+	struct kvh_index_table old; /* of a growth: buckets below `moved` are empty */
+	uint32_t moved;
+};
+
+/* Of the hash alone: chooses the shard. */
+static inline uint64_t kvh_index_spread(const uint64_t hash[2])
+{
+	unsigned __int128 product = (unsigned __int128)(hash[0] ^
+							UINT64_C(0x9E3779B97F4A7C15)) *
+				    (hash[1] ^ UINT64_C(0xD1B54A32D192ED03));
+
+	/* The sum keeps keys apart where one factor is 0. */
+	return (uint64_t)(product >> 64) ^ (uint64_t)product ^ (hash[0] + hash[1]);
+}
+
+/* Of the whole key: bucket in the upper half, fingerprint in the lower. */
+static inline uint64_t kvh_index_place(uint64_t spread, uint32_t family)
+{
+	uint64_t x = spread + (uint64_t)family * UINT64_C(0xA0761D6478BD642F);
+
+	x = (x ^ x >> 32) * UINT64_C(0xE9846AF9B1A615D);
+	return x ^ x >> 29;
+}
+
+static inline uint64_t kvh_index_rec_place(const struct kvh_index_rec *rec)
+{
+	return kvh_index_place(kvh_index_spread(rec->hash), rec->family);
+}
+
+void kvh_index_open(struct kvh_index *index, const struct kvh_index_rec *recs);
+void kvh_index_close(struct kvh_index *index);
+
+/* The record that has this hash and family; `place` is its kvh_index_place. */
+uint32_t kvh_index_find(const struct kvh_index *index, uint64_t place, const uint64_t hash[2],
+			uint32_t family);
+/* A record whose key is not in yet. -ENOMEM: full, and could not grow. */
+int kvh_index_insert(struct kvh_index *index, uint64_t place, uint32_t rec);
+/* A record that is in. */
+void kvh_index_erase(struct kvh_index *index, uint64_t place, uint32_t rec);
+
+static inline uint32_t kvh_index_count(const struct kvh_index *index)
+{
+	return index->now.used + index->old.used;
+}
+
+uint64_t kvh_index_bytes(const struct kvh_index *index);
+/* Whether the equations above hold. Slow: tests. */
+bool kvh_index_check(const struct kvh_index *index);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
