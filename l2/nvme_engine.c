@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * nvme_engine.c - how a transfer goes on, the same for both engines. Pure
+ * functions; whoever has the transfer.
+ */
+#include "l2/nvme_engine.h"
+
+#include <assert.h>
+#include <errno.h>
+
+/* In a row, without a byte moved: more than any kernel needs, less than for ever. */
+#define RETRIES_MAX 16u
+
+static bool ended(struct kvh_nvme_io *io, int result)
+{
+	io->result = result;
+	return true;
+}
+
+bool kvh_nvme_io_advance(struct kvh_nvme_io *io, int64_t res, bool direct)
+{
+	/* O_DIRECT can be continued only at a page. */
+	int64_t moved = direct ? res & ~(int64_t)(KVH_NVME_PAGE - 1) : res;
+	bool again = res == -EINTR || res == -EAGAIN || (res > 0 && moved == 0);
+
+	if (res < 0 && !again)
+		return ended(io, (int)res);
+	if (res == 0 || (again && ++io->retries > RETRIES_MAX))
+		return ended(io, -EIO);
+	if (moved > 0) {
+		assert((uint64_t)moved <= io->len - io->done);
+		io->done += (uint64_t)moved;
+		io->retries = 0;
+	}
+	if (io->done == io->len)
+		return ended(io, 0);
+	return io->cancelled ? ended(io, -ECANCELED) : false;
+}
