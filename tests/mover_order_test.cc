@@ -18,7 +18,8 @@ namespace
 class Producer
 {
       public:
-	Producer(Rig &rig, Group &g, kvh_stream stream) : rig(rig), g(g), next(g.image)
+	Producer(Rig &rig, Group &g, kvh_stream stream)
+	    : rig(rig), g(g), stream(stream), next(g.image)
 	{
 		fill(rig.rng, next.data(), next.size());
 		struct kvh_copy copy = {g.memory(), next.data(), next.size()};
@@ -31,12 +32,14 @@ class Producer
 	void release()
 	{
 		kvh_host_release(rig.dev);
+		EXPECT_EQ(0, rig.dev->ops->stream_wait(rig.dev, stream));
 		memcpy(g.image.data(), next.data(), next.size());
 	}
 
       private:
 	Rig &rig;
 	Group &g;
+	kvh_stream stream;
 	Bytes next;
 };
 
@@ -154,8 +157,7 @@ TEST_P(MoverOrder, ControlLoadWithoutWaiting)
 	ASSERT_EQ(0, job.start(true, r.stream));
 	job.wait();
 	EXPECT_FALSE(g.download() == g.image); /* written before the order point */
-	kvh_host_release(r.dev);
-	r.settle(0);
+	producer.release();
 }
 
 TEST_P(MoverOrder, NoStreamIsNow)

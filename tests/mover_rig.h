@@ -406,7 +406,8 @@ class Job
 		part.block = static_cast<unsigned char *>(block);
 		part.before.resize(n * stride);
 		fill(rig.rng, part.before.data(), part.before.size());
-		memcpy(block, part.before.data(), part.before.size());
+		std::copy(part.before.begin(), part.before.end(),
+			  static_cast<unsigned char *>(block));
 		part.pages = pages;
 		part.status.assign(n, 12345);
 		for (size_t i = 0; i < n; i++)
