@@ -13,7 +13,10 @@
 #	define cuda_open     kvh_device_cuda_open
 #	define cuda_count    kvh_device_cuda_count
 #	define cuda_describe kvh_device_cuda_describe
+#	define CUDA_BUILD    "cuda " KVH_CUDA_VERSION
 #else
+#	define CUDA_BUILD "no cuda"
+
 static int cuda_open(int ordinal, struct kvh_device **dev_p)
 {
 	(void)dev_p;
@@ -31,6 +34,11 @@ static const char *cuda_describe(void)
 	return "no cuda";
 }
 #endif
+
+const char *kvh_device_build(void)
+{
+	return CUDA_BUILD;
+}
 
 const char *kvh_device_describe(void)
 {

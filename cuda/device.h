@@ -112,6 +112,8 @@ struct kvh_device {
 /* "auto", "host", "cuda", "cuda:N"; NULL is "auto".
  * -EINVAL  another name, -ENODEV  no such GPU, or a build without CUDA */
 int kvh_device_open(const char *name, struct kvh_device **dev_p);
+/* Of this build: "cuda 13.0", "no cuda". Static; touches no driver. */
+const char *kvh_device_build(void);
 /* Of this build and machine: "cuda 13.0: NVIDIA H100 80GB HBM3", "cuda 13.0: no
  * driver (cudaErrorInsufficientDriver)", "no cuda". Static or thread-local. */
 const char *kvh_device_describe(void);

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mover.h - moves chunks between pages and frames, in stages: one state machine
+ * over the seam, the same for every device.
+ *
+ *   store: order point -> gather: pages -> stage -> copy: stage -> payloads -> done
+ *   load:  order point -> copy: payloads -> stage -> scatter: stage -> pages -> done
+ *
+ * One mover a device, with a ring of stages a direction and a thread of its
+ * own. Loads are enqueued whole on the caller's thread: the stages of their
+ * ring are recycled by stream order alone. Stores are fed to the device by the
+ * mover's thread, as many stages as the ring has, so that a store that waits
+ * can be cancelled. Completion is an event queried oldest first, in order of
+ * submission a direction; the notify hint wakes the thread, and while anything
+ * is in flight it also looks every 2 ms.
+ */
+#ifndef KVH_CUDA_MOVER_H
+#define KVH_CUDA_MOVER_H
+
+#include "cuda/device.h"
+#include "cuda/layout.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct kvh_mover;
+
+struct kvh_mover_opts {
+	uint64_t stage_bytes; /* 0: 32 MiB; grows to the largest unit of a plan in use */
+	uint32_t n_stages;    /* a direction; 0: 3 */
+	bool threadless;      /* simulation: the caller runs kvh_mover_step */
+};
+
+/* A plan with its copy in device memory. */
+struct kvh_mover_plan {
+	const struct kvh_plan *plan; /* the host's; owned by the caller */
+	const struct kvh_plan *dev_plan;
+};
+
+/* Chunks of one group. Everything pointed to is the caller's and lives until
+ * done was called. */
+struct kvh_move_part {
+	const struct kvh_mover_plan *plan;
+	uint32_t n;
+	void *const *payloads; /* [n] of payload_bytes each, in registered memory */
+	const uint32_t *pages; /* [n * pages_per_chunk]; KVH_PAGE_NONE (loads): leave out */
+	int32_t *status;       /* [n] set before done: 0, -EIO, -ECANCELED */
+};
+
+/* One job, the caller's memory, the mover's from an accepted call until `done`
+ * was called (loads: until kvh_mover_forget). The caller zeroes it and fills the
+ * first four. */
+struct kvh_move {
+	struct kvh_move_part *parts;
+	uint32_t n_parts;
+	/* Called once, on the mover's thread (or in kvh_mover_step, or in destroy):
+	 * no transfer touches pages or payloads any more. Must not wait. The move
+	 * may be freed in it, unless it is a load: that one is forgotten first. Never called if
+	 * the call that took the move failed. */
+	void (*done)(struct kvh_move *move);
+	void *arg;
+	int status;               /* 0, or the first error of a chunk */
+	bool pages_lost;          /* a load whose device died */
+	struct kvh_move_run *run; /* the mover's own */
+};
+
+int kvh_mover_open(struct kvh_device *dev, const struct kvh_mover_opts *opts,
+		   struct kvh_mover **mover_p);
+/* Cancels what waits, waits for what is on the device, calls every done. */
+void kvh_mover_close(struct kvh_mover *mover);
+
+/* Device memory for the plan; also makes sure that a stage holds its largest
+ * unit. Blocks on the device for a moment. -ENOMEM, -EIO */
+int kvh_mover_plan_add(struct kvh_mover *mover, const struct kvh_plan *plan,
+		       struct kvh_mover_plan *mplan);
+/* No move that uses it may be in flight. */
+void kvh_mover_plan_remove(struct kvh_mover *mover, struct kvh_mover_plan *mplan);
+
+/* Both take at most one order point (`stream` or `event`); it is recorded
+ * before the call returns. With neither: the device's NULL stream.
+ * -EBUSY the stream is being captured, -EIO the device is dead, -ENOMEM */
+int kvh_mover_store(struct kvh_mover *mover, struct kvh_move *move, kvh_stream stream,
+		    kvh_event_mark event);
+/* All copies are enqueued, layer by layer across the parts, when it returns,
+ * and each layer's event is recorded. */
+int kvh_mover_load(struct kvh_mover *mover, struct kvh_move *move, kvh_stream stream,
+		   kvh_event_mark event);
+/* The stream waits for the layer (KVH_LAYER_ALL: all) of a load: between
+ * kvh_mover_load and kvh_mover_forget. -EINVAL no such layer, -EBUSY, -EIO */
+int kvh_mover_load_wait(struct kvh_mover *mover, struct kvh_move *move, uint32_t layer,
+			kvh_stream stream);
+/* A load's events live past done, until the owner forgets it (exactly once for
+ * each accepted load, after done). A store needs no forget. */
+void kvh_mover_forget(struct kvh_mover *mover, struct kvh_move *move);
+
+/* Stores: what is not on the device yet ends with -ECANCELED. Loads: nothing,
+ * they are on the device. `move` must be the mover's, or have been and not be
+ * freed. done comes as ever. */
+void kvh_mover_cancel(struct kvh_mover *mover, struct kvh_move *move);
+
+/* One pass: feed, query, finish. True if anything moved. Threadless only. */
+bool kvh_mover_step(struct kvh_mover *mover);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * controller.c - the controller's thread: opening and closing, what is done a
+ * round, and background eviction.
+ */
+#include "host/controller.h"
+
+#include "host/clock.h"
+#include "host/controller_impl.h"
+#include "host/log.h"
+#include "l2/io.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EVICT_SLICE (UINT64_C(256) << 20) /* bytes in one go, so that a round stays short */
+
+/* One round, after the events: controllers first, then what they submitted. */
+static uint64_t controller_tick(void *arg, uint64_t now_ns)
+{
+	struct kvh_controller *c = arg;
+	uint64_t at, t;
+
+	do {
+		at = kvh_prefetch_tick(c, now_ns);
+		t = kvh_store_tick(c, now_ns);
+		at = t < at ? t : at;
+		for (uint32_t a = 0; a < c->n_adapters; a++) {
+			t = kvh_adapter_tick(c->adapters[a], now_ns);
+			at = t < at ? t : at;
+		}
+	} while (c->dirty);
+	return at;
+}
+
+static void listener_ready(struct kvh_loop_source *source)
+{
+	kvh_store_listen(
+		(struct kvh_controller *)((char *)source -
+					  offsetof(struct kvh_controller, listener_source)));
+}
+
+/* ---- background eviction ---------------------------------------------- */
+
+static void evict_run(struct kvh_loop_work *work)
+{
+	struct kvh_controller *c = (struct kvh_controller *)((char *)work -
+							     offsetof(struct kvh_controller,
+								      evict));
+	struct kvh_arena_stats stats;
+	uint64_t target;
+
+	__atomic_store_n(&c->evict_posted, false, __ATOMIC_SEQ_CST);
+	kvh_arena_stats(c->opts.arena, &stats);
+	if (stats.used_bytes <= c->opts.low_bytes || c->stopping)
+		return;
+	target = c->opts.low_bytes;
+	if (stats.used_bytes - target > EVICT_SLICE)
+		target = stats.used_bytes - EVICT_SLICE;
+	if (kvh_l1_evict(c->opts.l1, target) > 0 && target > c->opts.low_bytes &&
+	    !__atomic_exchange_n(&c->evict_posted, true, __ATOMIC_SEQ_CST))
+		kvh_loop_post(c->loop, &c->evict);
+}
+
+void kvh_controller_pressure(struct kvh_controller *c)
+{
+	struct kvh_arena_stats stats;
+
+	kvh_arena_stats(c->opts.arena, &stats);
+	if (stats.used_bytes > c->opts.high_bytes &&
+	    !__atomic_exchange_n(&c->evict_posted, true, __ATOMIC_SEQ_CST))
+		kvh_loop_post(c->loop, &c->evict);
+}
+
+/* ---- any thread ------------------------------------------------------- */
+
+int kvh_controller_publish(struct kvh_controller *c, kvh_frame frame,
+			   struct kvh_persist *persist)
+{
+	struct kvh_published published = {frame, persist};
+	uint32_t holds = c->n_adapters > 0 ? 1 : 0;
+	int err;
+
+	err = kvh_l1_publish(c->opts.l1, frame, holds);
+	if (err != 0)
+		return err;
+	if (holds > 0) {
+		kvh_store_unsettle(c);
+		if (kvh_listener_push(&c->listener, &published, 1) == 0)
+			return 0;
+		kvh_l1_unhold(c->opts.l1, frame); /* no memory to remember it: not stored */
+		kvh_store_settle(c);
+	}
+	if (persist != NULL)
+		persist->settled(persist);
+	return 0;
+}
+
+void kvh_controller_peek(struct kvh_controller *c, const struct kvh_key *keys, uint32_t n,
+			 uint8_t *found)
+{
+	for (uint32_t a = 0; a < c->n_adapters; a++)
+		kvh_adapter_peek(c->adapters[a], keys, n, found);
+}
+
+void kvh_controller_post(struct kvh_controller *c, struct kvh_loop_work *work)
+{
+	kvh_loop_post(c->loop, work);
+}
+
+struct kvh_workers *kvh_controller_workers(struct kvh_controller *c)
+{
+	return c->workers;
+}
+
+uint32_t kvh_controller_adapters(const struct kvh_controller *c)
+{
+	return c->n_adapters;
+}
+
+struct kvh_adapter *kvh_controller_adapter(const struct kvh_controller *c, uint32_t index)
+{
+	return c->adapters[index];
+}
+
+/* ---- open ------------------------------------------------------------- */
+
+struct opening {
+	struct kvh_adapter_opts opts;
+	struct kvh_adapter *adapter;
+	pthread_t thread;
+	bool threaded;
+	int err;
+};
+
+static void *open_main(void *arg)
+{
+	struct opening *opening = arg;
+
+	opening->err = kvh_adapter_open(&opening->opts, &opening->adapter);
+	return NULL;
+}
+
+/* All at once, each on a thread of its own: an open may scan a disk. */
+static int open_adapters(struct kvh_controller *c)
+{
+	struct opening opening[KVH_ADAPTERS_MAX] = {0};
+	int err = 0;
+
+	for (uint32_t i = 0; i < c->opts.n_l2; i++) {
+		opening[i].opts = (struct kvh_adapter_opts){
+			.spec = c->opts.l2[i],
+			.env = &c->env,
+			.arena = c->opts.arena,
+			.metrics = c->opts.metrics,
+			.deadline_ns = c->opts.deadline_ns,
+		};
+		opening[i].threaded = pthread_create(&opening[i].thread, NULL, open_main,
+						     &opening[i]) == 0;
+		if (!opening[i].threaded)
+			open_main(&opening[i]);
+	}
+	for (uint32_t i = 0; i < c->opts.n_l2; i++) {
+		if (opening[i].threaded)
+			pthread_join(opening[i].thread, NULL);
+		if (opening[i].err == 0)
+			c->adapters[c->n_adapters++] = opening[i].adapter;
+		else
+			kvh_err("L2 '%s' cannot be opened: %s", c->opts.l2[i],
+				strerror(-opening[i].err));
+		err = err != 0 ? err : opening[i].err;
+	}
+	for (uint32_t a = 0; a < c->n_adapters && err == 0; a++)
+		err = kvh_adapter_watch(c->adapters[a], c->loop);
+	return err;
+}
+
+static void close_adapters(struct kvh_controller *c)
+{
+	while (c->n_adapters > 0)
+		(void)kvh_adapter_close(c->adapters[--c->n_adapters], UINT64_MAX);
+}
+
+static struct kvh_controller *controller_make(const struct kvh_controller_opts *opts)
+{
+	static const struct kvh_l2_env system_env = {.io = &kvh_io_system};
+	struct kvh_controller *c = calloc(1, sizeof(*c));
+
+	if (c == NULL)
+		return NULL;
+	c->opts = *opts;
+	c->env = opts->env != NULL ? *opts->env : system_env;
+	c->next_retry_ns = UINT64_MAX;
+	c->evict.run = evict_run;
+	pthread_mutex_init(&c->lock, NULL);
+	kvh_cond_init_monotonic(&c->settled);
+	return c;
+}
+
+static void controller_free(struct kvh_controller *c)
+{
+	pthread_cond_destroy(&c->settled);
+	pthread_mutex_destroy(&c->lock);
+	free(c);
+}
+
+int kvh_controller_open(const struct kvh_controller_opts *opts,
+			struct kvh_controller **controller_p)
+{
+	struct kvh_controller *c = controller_make(opts);
+	int err;
+
+	if (c == NULL)
+		return -ENOMEM;
+	err = kvh_loop_open(controller_tick, c, &c->loop);
+	if (err != 0)
+		goto err_free;
+	err = kvh_listener_open(&c->listener);
+	if (err != 0)
+		goto err_loop;
+	c->listener_source = (struct kvh_loop_source){c->listener.fd, listener_ready};
+	err = kvh_loop_add(c->loop, &c->listener_source);
+	if (err != 0)
+		goto err_listener;
+	err = kvh_workers_open(opts->workers, &c->workers);
+	if (err != 0)
+		goto err_listener;
+	err = open_adapters(c);
+	if (err == 0)
+		err = kvh_loop_start(c->loop);
+	if (err != 0)
+		goto err_adapters;
+	*controller_p = c;
+	return 0;
+
+err_adapters:
+	close_adapters(c);
+	kvh_workers_close(c->workers);
+err_listener:
+	kvh_listener_close(&c->listener);
+err_loop:
+	kvh_loop_close(c->loop);
+err_free:
+	controller_free(c);
+	return err;
+}
+
+/* ---- close ------------------------------------------------------------ */
+
+bool kvh_controller_drain_wait(struct kvh_controller *c, uint64_t deadline_ns)
+{
+	struct timespec ts = kvh_timespec(deadline_ns);
+	int err = 0;
+	bool settled;
+
+	pthread_mutex_lock(&c->lock);
+	while (c->unsettled > 0 && err == 0)
+		err = deadline_ns == UINT64_MAX
+			      ? pthread_cond_wait(&c->settled, &c->lock)
+			      : pthread_cond_timedwait(&c->settled, &c->lock, &ts);
+	settled = c->unsettled == 0;
+	pthread_mutex_unlock(&c->lock);
+	return settled;
+}
+
+struct stop_work {
+	struct kvh_loop_work work;
+	struct kvh_controller *c;
+};
+
+/* Loop: from here on nothing new is submitted, and what waits ends. */
+static void stop_run(struct kvh_loop_work *work)
+{
+	struct kvh_controller *c = ((struct stop_work *)work)->c;
+
+	c->stopping = true;
+	kvh_prefetch_stop(c);
+	kvh_store_stop(c);
+	for (uint32_t a = 0; a < c->n_adapters; a++)
+		kvh_adapter_drop_waiting(c->adapters[a]);
+}
+
+int kvh_controller_close(struct kvh_controller *c, uint64_t deadline_ns)
+{
+	struct stop_work stop = {{stop_run, NULL}, c};
+	int err = 0, e;
+
+	kvh_loop_post(c->loop, &stop.work);
+	kvh_loop_stop(c->loop);
+	/* The loop is gone: this thread is the controller's now. Workers end what
+	 * they have, and what they post is run by the second stop. */
+	kvh_workers_close(c->workers);
+	kvh_loop_stop(c->loop);
+	for (uint32_t a = 0; a < c->n_adapters; a++) {
+		kvh_adapter_drop_waiting(c->adapters[a]);
+		e = kvh_adapter_close(c->adapters[a], deadline_ns);
+		err = err != 0 ? err : e;
+	}
+	kvh_store_listen(c);
+	if (err != 0) {
+		kvh_store_quarantine(c);
+		kvh_prefetch_quarantine(c);
+	}
+	kvh_listener_close(&c->listener);
+	kvh_loop_close(c->loop);
+	if (err == 0)
+		controller_free(c); /* else requests that are out point into it */
+	return err;
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * controller.h - the L2 side of the engine: one thread that owns every adapter
+ * and runs the store, prefetch, erase and eviction controllers. It knows L1 and
+ * adapters, and neither devices nor the user's jobs.
+ *
+ *   any thread                        the controller's thread
+ *   published() --> listener -------> store.c     seal, PUT, retry, settle
+ *   prefetch()  --> posted work ----> prefetch.c  probe, GET, verify, publish
+ *   erase()     --> posted work ----> erase.c     DELETE everywhere
+ *   pressure()  --> posted work ----> evict       between the watermarks
+ */
+#ifndef KVH_HOST_CONTROLLER_H
+#define KVH_HOST_CONTROLLER_H
+
+#include "host/l1.h"
+#include "host/listen.h"
+#include "host/loop.h"
+#include "host/metrics.h"
+#include "host/policy.h"
+#include "host/space.h"
+#include "l2/l2.h"
+
+#include <stdbool.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KVH_ADAPTERS_MAX 16u
+
+struct kvh_adapter;
+struct kvh_controller;
+struct delete_batch;
+struct probe_batch;
+
+struct kvh_controller_opts {
+	struct kvh_l1 *l1;
+	struct kvh_arena *arena;
+	struct kvh_metrics *metrics;
+	const struct kvh_policy *policy;
+	const char *const *l2;
+	uint32_t n_l2;
+	const struct kvh_l2_env *env; /* NULL: the system's calls */
+	uint32_t workers;
+	uint64_t deadline_ns; /* of an L2 request */
+	uint32_t retries;     /* of a PUT */
+	uint64_t queue_bytes; /* waiting for one adapter */
+	uint64_t l1_bytes;
+	uint64_t high_bytes, low_bytes; /* watermarks */
+};
+
+/* Opens the adapters, each on a helper thread, and starts the thread. */
+int kvh_controller_open(const struct kvh_controller_opts *opts,
+			struct kvh_controller **controller_p);
+/* Waits until every store has settled, at most until deadline_ns. True: it has. */
+bool kvh_controller_drain_wait(struct kvh_controller *c, uint64_t deadline_ns);
+/* Ends prefetches with -ECANCELED, drops waiting stores, returns every hold and
+ * joins. -ETIMEDOUT: an adapter keeps buffers: their frames are quarantined, and
+ * the arena must not be unmapped. */
+int kvh_controller_close(struct kvh_controller *c, uint64_t deadline_ns);
+
+uint32_t kvh_controller_adapters(const struct kvh_controller *c);
+struct kvh_adapter *kvh_controller_adapter(const struct kvh_controller *c, uint32_t index);
+
+/* Any thread: publishes a FILLING frame, and hands it to the store controller
+ * if there is an adapter. `persist` (or NULL) is told once the chunk has settled
+ * (also when nothing was to do, then in this call). 0, or -ECANCELED: it was
+ * erased meanwhile; nobody is told. */
+int kvh_controller_publish(struct kvh_controller *c, kvh_frame frame,
+			   struct kvh_persist *persist);
+
+/* found[i] |= 1 where an adapter's local index has the key. Any thread. */
+void kvh_controller_peek(struct kvh_controller *c, const struct kvh_key *keys, uint32_t n,
+			 uint8_t *found);
+
+/* ---- prefetch --------------------------------------------------------- */
+
+/* One prefetch: made on the caller's thread, the controller's from
+ * kvh_controller_prefetch until `ended`. */
+struct kvh_prefetch {
+	/* filled by the caller */
+	struct kvh_prefix prefix; /* hashes: live until ended */
+	const struct kvh_space *space;
+	uint32_t client;
+	kvh_lease_t *leases;  /* [KVH_ENTRIES], KVH_NONE; written before ended */
+	uint64_t deadline_ns; /* absolute; UINT64_MAX: none */
+	bool want_found;
+	/* Controller's thread; ended once, and then it touches the struct no more. */
+	void (*found)(struct kvh_prefetch *p, uint32_t usable);
+	void (*ended)(struct kvh_prefetch *p, int status, uint32_t usable, uint32_t n_ok);
+
+	/* the controller's own; entry and hits are the caller's zeroed memory */
+	uint8_t *entry; /* [KVH_ENTRIES] enum entry_state of prefetch.c */
+	uint32_t *hits; /* [KVH_ENTRIES] adapters that may have it, a bit each; bit 31: was read
+			 */
+	struct kvh_controller *controller;
+	struct kvh_loop_work start;
+	uint32_t probing;           /* PROBEs out */
+	uint32_t reading, waiting;  /* entries */
+	struct probe_batch *probes; /* where they are out */
+	bool found_sent, no_memory, dirty;
+	struct kvh_prefetch *prev, *next;
+};
+
+/* Leases at once, on the caller's thread, where L1 has all that the whole prefix
+ * needs: true, and *n_ok_p leases were taken; else false, and none were. */
+bool kvh_prefetch_from_l1(struct kvh_controller *c, struct kvh_prefetch *p, uint32_t *n_ok_p);
+void kvh_controller_prefetch(struct kvh_controller *c, struct kvh_prefetch *p);
+/* On the controller's thread (kvh_controller_post), of one that has not ended. */
+void kvh_prefetch_cancel(struct kvh_prefetch *p);
+
+/* ---- erase ------------------------------------------------------------ */
+
+/* Deletes keys from all adapters. L1 was done by the caller. */
+struct kvh_erase {
+	/* filled by the caller */
+	const struct kvh_key *keys; /* live until ended */
+	uint32_t n;
+	int32_t *status; /* [n]: in 0 (L1 had it) or -ENOENT; out as kvh_erase says */
+	void (*ended)(struct kvh_erase *e);
+	/* the controller's own */
+	struct kvh_loop_work start;
+	struct kvh_controller *controller;
+	struct delete_batch *batch;
+	uint64_t pending;
+};
+void kvh_controller_erase(struct kvh_controller *c, struct kvh_erase *e);
+/* On the controller's thread (kvh_controller_post), of one that has not ended: what
+ * no adapter has answered is -ECANCELED. */
+void kvh_erase_cancel(struct kvh_erase *e);
+
+/* ---- hand over, pressure ---------------------------------------------- */
+
+void kvh_controller_post(struct kvh_controller *c, struct kvh_loop_work *work);
+struct kvh_workers *kvh_controller_workers(struct kvh_controller *c);
+/* Any thread, after L1 grew: wakes the evictor where usage is above `high`. */
+void kvh_controller_pressure(struct kvh_controller *c);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

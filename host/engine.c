@@ -1,0 +1,517 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * engine.c - opening and closing an engine, its spaces, queues and status. Any
+ * thread.
+ *
+ * Built from the ground up, and taken down in the opposite order:
+ *   device -> arena -> L1 -> mover -> controller -> queues, pools
+ */
+#include "host/engine.h"
+
+#include "host/adapter.h"
+#include "host/clock.h"
+#include "host/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CLOSE_MIN_NS (2 * KVH_NS_PER_S) /* for the adapters' own close, beyond the drain */
+
+/* ---- fork ------------------------------------------------------------- */
+
+static uint32_t forks; /* atomic: how often this process is a child */
+static pthread_once_t forks_once = PTHREAD_ONCE_INIT;
+
+static void forked(void)
+{
+	(void)__atomic_add_fetch(&forks, 1, __ATOMIC_SEQ_CST);
+}
+
+static void watch_forks(void)
+{
+	(void)pthread_atfork(NULL, NULL, forked);
+}
+
+int kvh_engine_alive(const struct kvh_engine *engine)
+{
+	if (engine->forks != __atomic_load_n(&forks, __ATOMIC_RELAXED)) {
+		kvh_err("engine: used in a child of fork; open one there");
+		return -EPERM;
+	}
+	if (__atomic_load_n(&engine->closing, __ATOMIC_ACQUIRE))
+		return -ESHUTDOWN;
+	return 0;
+}
+
+/* ---- options ---------------------------------------------------------- */
+
+void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size)
+{
+	memset(opts, 0, size);
+	opts->size = size;
+	opts->numa_node = -1;
+	opts->l2_retries = 2;
+}
+
+static int bad_option(const char *name, uint64_t value, const char *allowed)
+{
+	kvh_err("engine: %s is %llu, allowed: %s", name, (unsigned long long)value, allowed);
+	return -EINVAL;
+}
+
+static int check_watermarks(struct kvh_engine_opts *o)
+{
+	if (o->watermark_high_pct == 0 && o->watermark_low_pct == 0) {
+		o->watermark_high_pct = 95;
+		o->watermark_low_pct = 90;
+	}
+	if (o->watermark_low_pct > 0 && o->watermark_low_pct < o->watermark_high_pct &&
+	    o->watermark_high_pct <= 100)
+		return 0;
+	kvh_err("engine: watermark_high_pct %u, watermark_low_pct %u; allowed: 0 < low < high "
+		"<= "
+		"100",
+		o->watermark_high_pct, o->watermark_low_pct);
+	return -EINVAL;
+}
+
+/* Fills in the defaults. */
+static int check_options(struct kvh_engine_opts *o)
+{
+	if (o->size != sizeof(*o))
+		return bad_option("size", o->size, "what kvh_engine_opts_init set");
+	if (o->l1_bytes < UINT64_C(1) << 20)
+		return bad_option("l1_bytes", o->l1_bytes, ">= 1 MiB");
+	if (o->l1_piece_bytes == 0)
+		o->l1_piece_bytes = UINT64_C(1) << 30;
+	if (o->l1_piece_bytes < UINT64_C(2) << 20 || o->l1_piece_bytes > UINT64_C(1) << 30)
+		return bad_option("l1_piece_bytes", o->l1_piece_bytes, "2 MiB..1 GiB");
+	if (o->n_l2 > KVH_ADAPTERS_MAX || (o->n_l2 > 0 && o->l2 == NULL))
+		return bad_option("n_l2", o->n_l2, "0..16");
+	if (o->workers == 0)
+		o->workers = 2;
+	if (o->workers > 64)
+		return bad_option("workers", o->workers, "1..64");
+	if (o->stage_bytes != 0 &&
+	    (o->stage_bytes < UINT64_C(64) << 10 || o->stage_bytes > UINT64_C(1) << 30))
+		return bad_option("stage_bytes", o->stage_bytes, "64 KiB..1 GiB");
+	if (o->l2_retries > 16)
+		return bad_option("l2_retries", o->l2_retries, "0..16");
+	if (o->l2_deadline_ns == 0)
+		o->l2_deadline_ns = 30 * KVH_NS_PER_S;
+	if (o->l2_queue_bytes == 0)
+		o->l2_queue_bytes = o->l1_bytes / 2;
+	return check_watermarks(o);
+}
+
+/* "name:PATH", without the options behind the first comma that is not "\,". */
+static size_t spec_path_len(const char *spec)
+{
+	size_t n = 0;
+
+	while (spec[n] != '\0' && spec[n] != ',') {
+		if (spec[n] == '\\' && spec[n + 1] == ',')
+			n++;
+		n++;
+	}
+	return n;
+}
+
+static int check_specs(const struct kvh_engine_opts *o)
+{
+	for (uint32_t i = 0; i < o->n_l2; i++) {
+		size_t len = spec_path_len(o->l2[i]);
+		const char *colon = memchr(o->l2[i], ':', len);
+
+		if (colon == NULL || colon == o->l2[i] + len - 1)
+			continue; /* no path: two of them do not meet */
+		for (uint32_t j = 0; j < i; j++) {
+			if (spec_path_len(o->l2[j]) != len ||
+			    memcmp(o->l2[i], o->l2[j], len) != 0)
+				continue;
+			kvh_err("engine: L2 '%s' has the adapter and path of '%s'", o->l2[i],
+				o->l2[j]);
+			return -EEXIST;
+		}
+	}
+	return 0;
+}
+
+/* ---- open ------------------------------------------------------------- */
+
+static int open_l1(struct kvh_engine *engine, const struct kvh_engine_opts *o)
+{
+	struct kvh_device_info info;
+	struct kvh_arena_opts arena = {
+		.dev = engine->dev,
+		.bytes = o->l1_bytes,
+		.piece_bytes = o->l1_piece_bytes,
+		.numa_node = o->numa_node,
+	};
+	struct kvh_l1_opts l1 = {0};
+	int err;
+
+	engine->dev->ops->info(engine->dev, &info);
+	if (arena.numa_node < 0)
+		arena.numa_node = info.numa_node;
+	err = kvh_arena_open(&arena, &engine->arena);
+	if (err != 0)
+		return err;
+	l1.arena = engine->arena;
+	err = kvh_l1_open(&l1, &engine->l1);
+	if (err != 0)
+		kvh_arena_close(engine->arena, false);
+	return err;
+}
+
+static int open_controller(struct kvh_engine *engine, const struct kvh_engine_opts *o,
+			   const struct kvh_policy *policy)
+{
+	struct kvh_arena_stats stats;
+	struct kvh_controller_opts opts = {
+		.l1 = engine->l1,
+		.arena = engine->arena,
+		.metrics = &engine->metrics,
+		.policy = policy,
+		.l2 = o->l2,
+		.n_l2 = o->n_l2,
+		.workers = o->workers,
+		.deadline_ns = o->l2_deadline_ns,
+		.retries = o->l2_retries,
+		.queue_bytes = o->l2_queue_bytes,
+	};
+
+	kvh_arena_stats(engine->arena, &stats);
+	opts.high_bytes = stats.bytes / 100 * o->watermark_high_pct;
+	opts.low_bytes = stats.bytes / 100 * o->watermark_low_pct;
+	return kvh_controller_open(&opts, &engine->controller);
+}
+
+static uint64_t first_sequence(void)
+{
+	struct timespec ts;
+
+	/* Only so that a later run's stores have higher numbers: if the clock goes
+	 * back, an older copy of equal bytes may win, no more. */
+	(void)clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * KVH_NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+static struct kvh_engine *engine_make(void)
+{
+	struct kvh_engine *engine = calloc(1, sizeof(*engine));
+
+	if (engine == NULL)
+		return NULL;
+	pthread_once(&forks_once, watch_forks);
+	engine->forks = __atomic_load_n(&forks, __ATOMIC_RELAXED);
+	engine->sequence.value = first_sequence();
+	pthread_mutex_init(&engine->lock, NULL);
+	kvh_space_table_init(&engine->spaces);
+	return engine;
+}
+
+static void engine_free(struct kvh_engine *engine)
+{
+	kvh_space_table_free(&engine->spaces);
+	pthread_mutex_destroy(&engine->lock);
+	free(engine);
+}
+
+int kvh_engine_open(const struct kvh_engine_opts *opts, struct kvh_engine **engine_p)
+{
+	struct kvh_engine_opts o = *opts;
+	struct kvh_mover_opts mover = {.stage_bytes = o.stage_bytes};
+	const struct kvh_policy *policy;
+	struct kvh_engine *engine;
+	int err = check_options(&o);
+
+	if (err == 0)
+		err = check_specs(&o);
+	if (err == 0)
+		err = kvh_policy_find(o.policy, &policy);
+	if (err != 0)
+		return err;
+	engine = engine_make();
+	if (engine == NULL)
+		return -ENOMEM;
+	err = kvh_device_open(o.device, &engine->dev);
+	if (err != 0)
+		goto err_free;
+	err = open_l1(engine, &o);
+	if (err != 0)
+		goto err_device;
+	err = kvh_mover_open(engine->dev, &mover, &engine->mover);
+	if (err != 0)
+		goto err_l1;
+	err = open_controller(engine, &o, policy);
+	if (err != 0)
+		goto err_mover;
+	*engine_p = engine;
+	return 0;
+
+err_mover:
+	kvh_mover_close(engine->mover);
+err_l1:
+	kvh_l1_close(engine->l1);
+	kvh_arena_close(engine->arena, false);
+err_device:
+	engine->dev->ops->close(engine->dev);
+err_free:
+	engine_free(engine);
+	return err;
+}
+
+/* ---- close ------------------------------------------------------------ */
+
+static void release_queue(struct kvh_queue *queue)
+{
+	kvh_l1_client_close(queue->engine->l1, queue->client);
+	kvh_queue_free(queue);
+}
+
+/* Jobs end by themselves, then stores that wait for L2. */
+static void drain(struct kvh_engine *engine, uint64_t deadline_ns)
+{
+	for (struct kvh_queue *queue = engine->queues; queue != NULL; queue = queue->next)
+		kvh_queue_idle_wait(queue, deadline_ns);
+	(void)kvh_controller_drain_wait(engine->controller, deadline_ns);
+}
+
+int kvh_engine_close(struct kvh_engine *engine, uint64_t drain_ns)
+{
+	uint64_t drain_until = kvh_deadline_ns(drain_ns);
+	uint64_t close_until;
+	int err;
+
+	if (engine == NULL)
+		return 0;
+	err = kvh_engine_alive(engine);
+	if (err != 0)
+		return err;
+	__atomic_store_n(&engine->closing, true, __ATOMIC_RELEASE);
+	drain(engine, drain_until);
+	for (struct kvh_queue *queue = engine->queues; queue != NULL; queue = queue->next)
+		kvh_queue_quiesce_wait(queue);
+	close_until = kvh_deadline_ns(CLOSE_MIN_NS);
+	err = kvh_controller_close(engine->controller, close_until);
+	while (engine->queues != NULL) {
+		struct kvh_queue *queue = engine->queues;
+
+		engine->queues = queue->next;
+		release_queue(queue);
+	}
+	while (engine->pools != NULL) {
+		struct kvh_pool *pool = engine->pools;
+
+		engine->pools = pool->next;
+		kvh_pool_free(pool);
+	}
+	kvh_mover_close(engine->mover);
+	kvh_l1_close(engine->l1);
+	kvh_arena_close(engine->arena, err != 0);
+	if (err != 0)
+		return err; /* the device and the metrics are still pointed to */
+	engine->dev->ops->close(engine->dev);
+	engine_free(engine);
+	return 0;
+}
+
+/* ---- spaces and queues ------------------------------------------------ */
+
+int kvh_space_open(struct kvh_engine *engine, const struct kvh_space_desc *desc,
+		   kvh_space_t *space_p)
+{
+	struct kvh_space *space;
+	int err = kvh_engine_alive(engine);
+
+	if (err == 0)
+		err = kvh_space_make(desc, &space);
+	if (err == 0)
+		err = kvh_space_table_add(&engine->spaces, space, &space);
+	if (err == 0)
+		*space_p = space->id;
+	return err;
+}
+
+int64_t kvh_space_chunk_bytes(struct kvh_engine *engine, kvh_space_t id, uint32_t group)
+{
+	const struct kvh_space *space;
+	int err = kvh_engine_alive(engine);
+
+	if (err != 0)
+		return err;
+	space = kvh_space_table_find(&engine->spaces, id);
+	if (space == NULL || group >= space->n_groups) {
+		kvh_err("space: there is no group %u of a space %016llx", group,
+			(unsigned long long)id);
+		return -ENOENT;
+	}
+	return (int64_t)space->groups[group].payload_bytes;
+}
+
+int kvh_queue_open(struct kvh_engine *engine, uint32_t capacity, struct kvh_queue **queue_p)
+{
+	struct kvh_queue *queue;
+	int err = kvh_engine_alive(engine);
+
+	if (err != 0)
+		return err;
+	if (capacity == 0 || capacity > 65536) {
+		kvh_err("queue: capacity is %u, allowed: 1..65536", capacity);
+		return -EINVAL;
+	}
+	err = kvh_queue_make(engine, capacity, &queue);
+	if (err != 0)
+		return err;
+	err = kvh_l1_client_open(engine->l1, &queue->client);
+	if (err != 0) {
+		kvh_queue_free(queue);
+		return err;
+	}
+	pthread_mutex_lock(&engine->lock);
+	queue->index = engine->next_queue++;
+	queue->next = engine->queues;
+	if (queue->next != NULL)
+		queue->next->prev = queue;
+	engine->queues = queue;
+	pthread_mutex_unlock(&engine->lock);
+	*queue_p = queue;
+	return 0;
+}
+
+void kvh_queue_close(struct kvh_queue *queue)
+{
+	struct kvh_engine *engine;
+
+	if (queue == NULL || kvh_engine_alive(queue->engine) == -EPERM)
+		return;
+	engine = queue->engine;
+	kvh_queue_quiesce_wait(queue);
+	pthread_mutex_lock(&engine->lock);
+	if (queue->prev != NULL)
+		queue->prev->next = queue->next;
+	else
+		engine->queues = queue->next;
+	if (queue->next != NULL)
+		queue->next->prev = queue->prev;
+	pthread_mutex_unlock(&engine->lock);
+	release_queue(queue);
+}
+
+/* ---- option structs, version ------------------------------------------ */
+
+#define OPTS_INIT(name)                                                          \
+	void kvh_##name##_opts_init(struct kvh_##name##_opts *opts, size_t size) \
+	{                                                                        \
+		memset(opts, 0, size);                                           \
+		opts->size = size;                                               \
+	}
+
+OPTS_INIT(store)
+OPTS_INIT(prefetch)
+OPTS_INIT(load)
+
+const char *kvh_version(void)
+{
+	static char text[64];
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+	pthread_mutex_lock(&lock);
+	if (text[0] == '\0')
+		(void)snprintf(text, sizeof(text), "%d.%d.%d (%s)", KVH_VERSION_MAJOR,
+			       KVH_VERSION_MINOR, KVH_VERSION_PATCH, kvh_device_build());
+	pthread_mutex_unlock(&lock);
+	return text;
+}
+
+/* ---- status ----------------------------------------------------------- */
+
+int kvh_status_get(struct kvh_engine *engine, struct kvh_status *st)
+{
+	const struct kvh_metrics *m = &engine->metrics;
+	struct kvh_arena_stats arena;
+	struct kvh_l1_stats l1;
+	int err = kvh_engine_alive(engine);
+
+	if (err != 0)
+		return err;
+	if (st->size != sizeof(*st))
+		return bad_option("status size", st->size, "sizeof(struct kvh_status)");
+	kvh_arena_stats(engine->arena, &arena);
+	kvh_l1_stats(engine->l1, &l1);
+	*st = (struct kvh_status){
+		.size = st->size,
+		.l1_bytes = arena.bytes,
+		.l1_used_bytes = arena.used_bytes,
+		.l1_frames = l1.frames,
+		.l1_leases = l1.leases,
+		.l1_doomed = l1.doomed,
+		.jobs = kvh_counted(&m->jobs),
+		.store_waiting = kvh_counted(&m->store_waiting),
+		.l2_quarantined = kvh_counted(&m->l2_quarantined),
+		.stored_chunks = kvh_counted(&m->stored_chunks),
+		.stored_bytes = kvh_counted(&m->stored_bytes),
+		.loaded_chunks = kvh_counted(&m->loaded_chunks),
+		.loaded_bytes = kvh_counted(&m->loaded_bytes),
+		.store_exists = kvh_counted(&m->store_exists),
+		.store_no_memory = kvh_counted(&m->store_no_memory),
+		.store_failed = kvh_counted(&m->store_failed),
+		.hits_l1 = kvh_counted(&m->hits_l1),
+		.hits_l2 = kvh_counted(&m->hits_l2),
+		.misses = kvh_counted(&m->misses),
+		.prefetch_wasted = kvh_counted(&m->prefetch_wasted),
+		.evicted_alloc = l1.evicted_alloc,
+		.evicted_background = l1.evicted_background,
+		.erased = kvh_counted(&m->erased),
+		.corrupt = kvh_counted(&m->corrupt),
+		.device_errors = kvh_counted(&m->device_errors),
+		.pin_failed = arena.pin_failed,
+		.numa_refused = arena.numa_refused,
+		.n_l2 = kvh_controller_adapters(engine->controller),
+		.huge_bytes = arena.huge_bytes,
+	};
+	return 0;
+}
+
+int kvh_l2_status_get(struct kvh_engine *engine, uint32_t index, struct kvh_l2_status *st)
+{
+	const struct kvh_adapter_counters *n;
+	struct kvh_adapter *adapter;
+	int err = kvh_engine_alive(engine);
+
+	if (err != 0)
+		return err;
+	if (st->size != sizeof(*st))
+		return bad_option("l2 status size", st->size, "sizeof(struct kvh_l2_status)");
+	if (index >= kvh_controller_adapters(engine->controller))
+		return -ENOENT;
+	adapter = kvh_controller_adapter(engine->controller, index);
+	n = kvh_adapter_counters(adapter);
+	*st = (struct kvh_l2_status){
+		.size = st->size,
+		.used_bytes = kvh_counted(&n->used_bytes),
+		.capacity_bytes = kvh_counted(&n->capacity_bytes),
+		.objects = kvh_counted(&n->objects),
+		.inflight = kvh_counted(&n->inflight),
+		.puts = kvh_counted(&n->puts),
+		.put_bytes = kvh_counted(&n->put_bytes),
+		.put_failed = kvh_counted(&n->put_failed),
+		.put_retried = kvh_counted(&n->put_retried),
+		.put_dropped = kvh_counted(&n->put_dropped),
+		.gets = kvh_counted(&n->gets),
+		.get_bytes = kvh_counted(&n->get_bytes),
+		.get_missed = kvh_counted(&n->get_missed),
+		.get_failed = kvh_counted(&n->get_failed),
+		.get_corrupt = kvh_counted(&n->get_corrupt),
+		.probes = kvh_counted(&n->probes),
+		.deletes = kvh_counted(&n->deletes),
+		.delete_failed = kvh_counted(&n->delete_failed),
+		.timeouts = kvh_counted(&n->timeouts),
+		.unregistered = kvh_counted(&n->unregistered),
+	};
+	(void)snprintf(st->name, sizeof(st->name), "%s", kvh_adapter_name(adapter));
+	return 0;
+}

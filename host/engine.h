@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * engine.h - the parts of an engine, for those that make up its API.
+ */
+#ifndef KVH_HOST_ENGINE_H
+#define KVH_HOST_ENGINE_H
+
+#include "cuda/device.h"
+#include "cuda/mover.h"
+#include "host/arena.h"
+#include "host/controller.h"
+#include "host/l1.h"
+#include "host/metrics.h"
+#include "host/pool.h"
+#include "host/queue.h"
+#include "host/space.h"
+
+#include <pthread.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct kvh_engine {
+	struct kvh_device *dev;
+	struct kvh_mover *mover;
+	struct kvh_arena *arena;
+	struct kvh_l1 *l1;
+	struct kvh_controller *controller;
+	struct kvh_space_table spaces;
+	struct kvh_metrics metrics;
+	kvh_counter sequence; /* of the last store */
+	uint32_t forks;       /* of the process, at open */
+	bool closing;         /* atomic */
+
+	pthread_mutex_t lock; /* of all below */
+	struct kvh_queue *queues;
+	struct kvh_pool *pools;
+	uint32_t next_queue;
+	uint64_t next_pool;
+};
+
+/* Of a store: rises, also from one run to the next. */
+static inline uint64_t kvh_next_sequence(struct kvh_engine *engine)
+{
+	return __atomic_add_fetch(&engine->sequence.value, 1, __ATOMIC_RELAXED);
+}
+
+/* 0; -EPERM in a child of fork; -ESHUTDOWN while it closes. */
+int kvh_engine_alive(const struct kvh_engine *engine);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * store.c - the store controller: from a published frame to every adapter that
+ * the policy names. The controller's thread, but for the seal itself.
+ *
+ *   popped --no target, gone--------------------------------> settled
+ *      \--> SEALING --sealed--> PUTTING --last put settled--> SETTLED --> freed
+ *             (worker)           |    ^                         (when no buffer
+ *                                v    |                          is out)
+ *                               backoff
+ *
+ * One hold on the frame, from publishing until the item is freed: the frame
+ * stays READY or DOOMED, and its bytes stay what they were sealed as.
+ */
+#include "host/clock.h"
+#include "host/controller_impl.h"
+#include "host/frame.h"
+#include "host/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BACKOFF_NS (10 * KVH_NS_PER_MS) /* doubled with each attempt */
+
+struct put {
+	struct kvh_l2_task task;
+	struct kvh_store_item *item;
+	uint32_t adapter;
+	uint32_t attempts;
+	uint64_t retry_ns; /* in backoff until then; 0: is not */
+};
+
+/* pending + settled puts == n_puts;  out <= n_puts */
+struct kvh_store_item {
+	struct kvh_controller *c;
+	kvh_frame frame;
+	struct kvh_persist *persist;
+	struct kvh_key key;
+	void *data;
+	uint64_t bytes;
+	uint32_t targets, stored; /* adapters, a bit each */
+	uint32_t n_puts, pending;
+	uint32_t out; /* buffers of puts past their deadline */
+	struct kvh_work seal;
+	struct kvh_loop_work sealed;
+	struct kvh_store_item *prev, *next;
+	struct put puts[];
+};
+
+void kvh_store_unsettle(struct kvh_controller *c)
+{
+	kvh_count(&c->opts.metrics->store_waiting, 1);
+	pthread_mutex_lock(&c->lock);
+	c->unsettled++;
+	pthread_mutex_unlock(&c->lock);
+}
+
+void kvh_store_settle(struct kvh_controller *c)
+{
+	kvh_uncount(&c->opts.metrics->store_waiting, 1);
+	pthread_mutex_lock(&c->lock);
+	if (--c->unsettled == 0)
+		pthread_cond_broadcast(&c->settled);
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void settle(struct kvh_controller *c, struct kvh_persist *persist)
+{
+	if (persist != NULL)
+		persist->settled(persist);
+	kvh_store_settle(c);
+}
+
+static void item_free(struct kvh_store_item *item)
+{
+	struct kvh_controller *c = item->c;
+
+	if (item->prev != NULL)
+		item->prev->next = item->next;
+	else
+		c->items = item->next;
+	if (item->next != NULL)
+		item->next->prev = item->prev;
+	free(item);
+}
+
+static void item_release(struct kvh_store_item *item)
+{
+	assert(item->pending == 0 && item->out == 0);
+	kvh_l1_unhold(item->c->opts.l1, item->frame);
+	item_free(item);
+}
+
+static void item_settled(struct kvh_store_item *item)
+{
+	struct kvh_controller *c = item->c;
+	struct kvh_persist *persist = item->persist;
+
+	if (c->opts.policy->select_deletion(&item->key, item->targets, item->stored))
+		kvh_l1_doom(c->opts.l1, item->frame);
+	if (item->out == 0)
+		item_release(item);
+	settle(c, persist);
+}
+
+static void put_settled(struct put *put)
+{
+	struct kvh_store_item *item = put->item;
+
+	item->c->put_bytes[put->adapter] -= item->bytes;
+	if (--item->pending == 0)
+		item_settled(item);
+}
+
+static bool worth_retrying(int status)
+{
+	return status != -ENOSPC && status != -EDQUOT && status != -EINVAL &&
+	       status != -ECANCELED && status != -EFBIG;
+}
+
+static void put_ended(struct kvh_l2_task *task, int status, bool buffer_free)
+{
+	struct put *put = (struct put *)task;
+	struct kvh_store_item *item = put->item;
+	struct kvh_controller *c = item->c;
+	struct kvh_adapter *adapter = c->adapters[put->adapter];
+	struct kvh_adapter_counters *n = kvh_adapter_counters(adapter);
+
+	if (!buffer_free)
+		item->out++;
+	if (status == 0) {
+		item->stored |= UINT32_C(1) << put->adapter;
+		kvh_count(&n->puts, 1);
+		kvh_count(&n->put_bytes, item->bytes);
+	} else if (buffer_free && worth_retrying(status) && put->attempts < c->opts.retries &&
+		   !c->stopping) {
+		put->retry_ns = kvh_deadline_ns(BACKOFF_NS << put->attempts);
+		put->attempts++;
+		kvh_adapter_key_hold(adapter, &item->key); /* a DELETE must not overtake it */
+		if (put->retry_ns < c->next_retry_ns)
+			c->next_retry_ns = put->retry_ns;
+		kvh_count(&n->put_retried, 1);
+		return;
+	} else if (status == -ECANCELED) {
+		kvh_count(&n->put_dropped, 1);
+	} else {
+		kvh_count(&n->put_failed, 1);
+		kvh_warn("%s: a store of %llu bytes failed after %u attempts: %s",
+			 kvh_adapter_name(adapter), (unsigned long long)item->bytes,
+			 put->attempts + 1, strerror(-status));
+	}
+	put_settled(put);
+}
+
+static void put_returned(struct kvh_l2_task *task)
+{
+	struct kvh_store_item *item = ((struct put *)task)->item;
+
+	if (--item->out == 0 && item->pending == 0)
+		item_release(item);
+}
+
+static void put_submit(struct put *put)
+{
+	struct kvh_store_item *item = put->item;
+
+	put->retry_ns = 0;
+	memset(&put->task, 0, sizeof(put->task));
+	put->task.req.op = KVH_L2_PUT;
+	put->task.req.key = item->key;
+	put->task.req.buf = item->data;
+	put->task.req.len = item->bytes;
+	put->task.ended = put_ended;
+	put->task.returned = put_returned;
+	kvh_adapter_submit(item->c->adapters[put->adapter], &put->task);
+}
+
+/* Loop: the frame is sealed. It may have been erased, or we may be closing. */
+static void item_sealed(struct kvh_loop_work *work)
+{
+	struct kvh_store_item *item = (struct kvh_store_item *)((char *)work -
+								offsetof(struct kvh_store_item,
+									 sealed));
+	struct kvh_controller *c = item->c;
+	bool drop = c->stopping || kvh_l1_doomed(c->opts.l1, item->frame);
+	uint32_t n = item->n_puts;
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct put *put = &item->puts[i];
+
+		if (!drop) {
+			put_submit(put);
+			continue;
+		}
+		kvh_count(&kvh_adapter_counters(c->adapters[put->adapter])->put_dropped, 1);
+		put_settled(put); /* the last one may free item */
+	}
+}
+
+/* Worker: the checksum, once in the frame's life. */
+static void item_seal(struct kvh_work *work)
+{
+	struct kvh_store_item *item =
+		(struct kvh_store_item *)((char *)work - offsetof(struct kvh_store_item, seal));
+
+	kvh_frame_seal(item->data);
+	kvh_loop_post(item->c->loop, &item->sealed);
+}
+
+/* Adapters that are to get the item: puts[] for those that do not have it yet
+ * and have room in their queue. */
+static void item_puts(struct kvh_store_item *item)
+{
+	struct kvh_controller *c = item->c;
+
+	for (uint32_t a = 0; a < c->n_adapters; a++) {
+		uint32_t bit = UINT32_C(1) << a;
+		uint8_t has = 0;
+
+		if ((item->targets & bit) == 0)
+			continue;
+		kvh_adapter_peek(c->adapters[a], &item->key, 1, &has);
+		if (has) {
+			item->stored |= bit;
+			continue;
+		}
+		if (c->put_bytes[a] > 0 &&
+		    c->put_bytes[a] + item->bytes > c->opts.queue_bytes) {
+			kvh_count(&kvh_adapter_counters(c->adapters[a])->put_dropped, 1);
+			continue;
+		}
+		c->put_bytes[a] += item->bytes;
+		item->puts[item->n_puts].item = item;
+		item->puts[item->n_puts].adapter = a;
+		item->n_puts++;
+	}
+	item->pending = item->n_puts;
+}
+
+static void store_one(struct kvh_controller *c, const struct kvh_published *published)
+{
+	struct kvh_l1 *l1 = c->opts.l1;
+	struct kvh_store_item *item = NULL;
+	struct kvh_key key;
+	uint32_t targets;
+
+	kvh_l1_key(l1, published->frame, &key);
+	targets = c->opts.policy->select_targets(&key, c->n_adapters);
+	if (targets != 0 && !c->stopping && !kvh_l1_doomed(l1, published->frame))
+		item = calloc(1, sizeof(*item) + c->n_adapters * sizeof(item->puts[0]));
+	if (item == NULL) { /* nothing to do, or no memory: it is a cache */
+		kvh_l1_unhold(l1, published->frame);
+		settle(c, published->persist);
+		return;
+	}
+	item->c = c;
+	item->frame = published->frame;
+	item->persist = published->persist;
+	item->key = key;
+	item->data = kvh_l1_data(l1, published->frame);
+	item->bytes = kvh_l1_frame_bytes(l1, published->frame);
+	item->targets = targets;
+	item->seal.run = item_seal;
+	item->sealed.run = item_sealed;
+	item->next = c->items;
+	if (item->next != NULL)
+		item->next->prev = item;
+	c->items = item;
+	item_puts(item);
+	if (item->n_puts > 0)
+		kvh_workers_post(c->workers, &item->seal);
+	else
+		item_settled(item);
+}
+
+void kvh_store_listen(struct kvh_controller *c)
+{
+	struct kvh_published *published;
+	uint32_t n = kvh_listener_pop(&c->listener, &published);
+
+	for (uint32_t i = 0; i < n; i++)
+		store_one(c, &published[i]);
+	free(published);
+}
+
+/* Submits what has waited long enough; all of it, to be dropped, when stopping. */
+static void retry(struct kvh_controller *c, uint64_t now_ns)
+{
+	struct kvh_store_item *item, *next;
+
+	c->next_retry_ns = UINT64_MAX;
+	for (item = c->items; item != NULL; item = next) {
+		next = item->next;
+		for (uint32_t i = 0, n = item->n_puts; i < n; i++) {
+			struct put *put = &item->puts[i];
+
+			if (put->retry_ns == 0)
+				continue;
+			if (put->retry_ns > now_ns && !c->stopping) {
+				if (put->retry_ns < c->next_retry_ns)
+					c->next_retry_ns = put->retry_ns;
+				continue;
+			}
+			kvh_adapter_key_unhold(c->adapters[put->adapter], &item->key);
+			if (!c->stopping) {
+				put_submit(put);
+				continue;
+			}
+			put->retry_ns = 0;
+			put_settled(put); /* the last one may free item */
+		}
+	}
+}
+
+uint64_t kvh_store_tick(struct kvh_controller *c, uint64_t now_ns)
+{
+	if (now_ns >= c->next_retry_ns)
+		retry(c, now_ns);
+	return c->next_retry_ns;
+}
+
+void kvh_store_stop(struct kvh_controller *c)
+{
+	kvh_store_listen(c);
+	retry(c, UINT64_MAX);
+}
+
+void kvh_store_quarantine(struct kvh_controller *c)
+{
+	while (c->items != NULL) {
+		struct kvh_store_item *item = c->items;
+
+		kvh_l1_quarantine(c->opts.l1, item->frame);
+		/* The adapter still has a request inside item: it is leaked. */
+		c->items = item->next;
+		if (item->pending > 0)
+			settle(c, item->persist);
+	}
+}

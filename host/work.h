@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * work.h - a few threads for work that burns CPU or may block for a moment:
+ * checksums, freeing device memory. Nothing here may wait for the controller.
+ */
+#ifndef KVH_HOST_WORK_H
+#define KVH_HOST_WORK_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct kvh_workers;
+
+/* The poster's memory, the pool's until run is called; run may free it. */
+struct kvh_work {
+	void (*run)(struct kvh_work *work);
+	struct kvh_work *next;
+};
+
+int kvh_workers_open(uint32_t n_threads, struct kvh_workers **workers_p);
+/* Runs what was posted, then joins. */
+void kvh_workers_close(struct kvh_workers *workers);
+/* Any thread. In order of posting with one thread. */
+void kvh_workers_post(struct kvh_workers *workers, struct kvh_work *work);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

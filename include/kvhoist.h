@@ -1,0 +1,532 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kvhoist.h - keep the KV cache of a language-model runtime.
+ *
+ * The way of the data: pages of a pool on a device are packed into frames in
+ * pinned host memory (L1), and carried from there to storage (L2); a prefetch
+ * brings them back to L1, verified, and a load unpacks them into pages again.
+ * docs/architecture.md has the picture and the words.
+ *
+ * Conventions. Every function below follows them; a comment speaks up only
+ * where a function differs.
+ *
+ *   errors     >= 0 on success, a negative errno on failure. Output arguments
+ *              come last and are written on success only. The reason of a
+ *              failure is logged once, where it was found, with the value.
+ *              After fork every call in the child returns -EPERM.
+ *   units      sizes, strides and offsets are bytes, times are nanoseconds.
+ *   ownership  arguments are borrowed until the call returns. The exceptions
+ *              are the arrays of a job that say so (`status`, `leases`): they
+ *              are the library's until the job's terminal event was taken
+ *              from its queue.
+ *   threads    an engine may be used from any thread; a queue from one thread
+ *              at a time. No call waits for a device, a disk or the network,
+ *              but kvh_queue_wait, kvh_queue_close and kvh_engine_close.
+ *   values     spaces, pools, jobs and leases are 64-bit values, 0 is none.
+ *              They mean the same in every process attached to an engine.
+ *   structs    those with `size` are filled by their _init function first,
+ *              which sets it: fields are only ever added at the end, and zero
+ *              means what it meant before. A size this library does not know
+ *              is -EINVAL.
+ */
+#ifndef KVHOIST_H
+#define KVHOIST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KVH_API __attribute__((visibility("default")))
+
+#define KVH_VERSION_MAJOR 0
+#define KVH_VERSION_MINOR 1
+#define KVH_VERSION_PATCH 0
+
+struct kvh_engine;  /* opaque; kvh_engine_open, _close */
+struct kvh_queue;   /* opaque; kvh_queue_open, _close */
+struct CUstream_st; /* cudaStream_t points to this */
+struct CUevent_st;  /* cudaEvent_t points to this */
+
+typedef uint64_t kvh_space_t;
+typedef uint64_t kvh_pool_t;
+typedef uint64_t kvh_job_t;
+typedef uint64_t kvh_lease_t;
+
+#define KVH_NONE       UINT64_C(0) /* no space, pool, job or lease */
+#define KVH_PAGE_NONE  UINT32_MAX  /* a page that is not to be moved */
+#define KVH_RANK_ANY   UINT32_MAX  /* the rank of a replicated group's keys */
+#define KVH_LAYER_ALL  UINT32_MAX
+#define KVH_PENDING    1 /* the status of a chunk that is not settled yet */
+#define KVH_GROUPS_MAX 16u
+#define KVH_PLANES_MAX 4096u /* of a space, all groups together */
+
+/* "0.1.0 (cuda 13.0)" or "0.1.0 (no cuda)". Static. */
+KVH_API const char *kvh_version(void);
+
+/* ---- log -------------------------------------------------------------- */
+
+enum kvh_log_level { KVH_LOG_ERROR, KVH_LOG_WARN, KVH_LOG_INFO, KVH_LOG_DEBUG };
+
+/* Takes every line instead of stderr, from any thread; NULL restores stderr.
+ * `line` has no newline and is valid during the call. The only callback there
+ * is: it must not call the library. */
+KVH_API void kvh_log_set(void (*sink)(void *arg, enum kvh_log_level level, const char *line),
+			 void *arg, enum kvh_log_level up_to);
+
+/* ---- engine ----------------------------------------------------------- */
+
+struct kvh_engine_opts {
+	size_t size;
+	/* "auto": a GPU if there is one, else the host. "host", "cuda", "cuda:N".
+	 * NULL is "auto". L1 is pinned for it, near it. */
+	const char *device;
+	uint64_t l1_bytes;       /* pinned memory for frames, >= 1 MiB; rounded down to 2 MiB */
+	uint64_t l1_piece_bytes; /* registered at once, 2 MiB..1 GiB; 0: 1 GiB */
+	/* Adapters in order of preference, each "name:PATH,option=value,...", as
+	 * docs/adapters.md lists them. The same name and path twice is -EEXIST. */
+	const char *const *l2;
+	uint32_t n_l2; /* 0..16 */
+	/* "default": all to all adapters, nothing deleted from L1. "buffer-only":
+	 * a frame leaves L1 when every adapter has answered. NULL: "default". */
+	const char *policy;
+	/* Background eviction starts above `high` and stops below `low`, in
+	 * percent of l1_bytes, 0 < low < high <= 100; both 0: 95 and 90. */
+	uint32_t watermark_high_pct;
+	uint32_t watermark_low_pct;
+	int32_t numa_node;       /* of L1; -1: the device's own */
+	uint32_t workers;        /* threads for checksums, 1..64; 0: 2 */
+	uint64_t stage_bytes;    /* of one stage in device memory, 64 KiB..1 GiB; 0: 32 MiB */
+	uint64_t l2_deadline_ns; /* an L2 request that takes longer has failed; 0: 30 s */
+	uint32_t l2_retries;     /* of a failed PUT, with backoff, 0..16; default 2 */
+	uint64_t l2_queue_bytes; /* frames waiting for one adapter; beyond, they are dropped and
+				  * counted; 0: half of l1_bytes */
+};
+KVH_API void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size);
+
+/* Maps, pins and touches L1, opens the adapters (which may scan a disk), and
+ * starts the threads.
+ * -EINVAL  an option is out of range or of unknown name: see the log
+ * -ENODEV  the device asked for is not there (never from "host")
+ * -ENOMEM  L1 could not be mapped or pinned: memlock, cgroup or node too small
+ * -EEXIST  two L2 specs name the same adapter and path
+ * others   as an adapter's open reports; the log says which adapter */
+KVH_API int kvh_engine_open(const struct kvh_engine_opts *opts, struct kvh_engine **engine_p);
+
+/* Stops taking work (-ESHUTDOWN), lets stores that wait for L2 finish for at
+ * most `drain_ns`, cancels the rest, waits for enqueued device copies, returns
+ * every lease and frees everything, the engine's queues too. Waits; all other
+ * calls on the engine and its queues must have returned. NULL is fine.
+ * 0, or -ETIMEDOUT: an adapter kept a buffer beyond its deadline; that memory
+ * is left mapped, and counted in the log. The engine is gone either way. */
+KVH_API int kvh_engine_close(struct kvh_engine *engine, uint64_t drain_ns);
+
+/* ---- space: what makes bytes interchangeable -------------------------- */
+
+enum kvh_group_kind {
+	KVH_GROUP_FULL,   /* attention over the whole prefix */
+	KVH_GROUP_WINDOW, /* attention over the last `window_tokens` */
+	KVH_GROUP_STATE,  /* one state stands for the whole prefix */
+};
+
+enum kvh_format {
+	KVH_FORMAT_NATIVE,   /* each page as the pool has it, gaps left out: longest runs */
+	KVH_FORMAT_PORTABLE, /* token-major, heads in order: any pool of the same shapes */
+};
+
+enum kvh_plane_kind {
+	KVH_PLANE_TOKENS, /* tokens x heads x head_bytes a page */
+	KVH_PLANE_OPAQUE, /* page_bytes a page, meaning unknown */
+};
+
+enum kvh_order {
+	KVH_ORDER_NHD, /* a token's heads lie together: token_stride >= head_stride */
+	KVH_ORDER_HND, /* a head's tokens lie together: head_stride >= token_stride */
+};
+
+/* What a plane holds, wherever it lies. Planes with one `layer` are loaded
+ * together, and kvh_load_wait waits for a layer. */
+struct kvh_plane_shape {
+	uint32_t kind;       /* enum kvh_plane_kind */
+	uint32_t layer;      /* not smaller than that of the plane before, in its group */
+	uint32_t heads;      /* TOKENS: >= 1 */
+	uint32_t head_bytes; /* TOKENS: bytes of one head of one token, >= 1 */
+	uint32_t order;      /* enum kvh_order; ignored (not hashed) in a portable group */
+	uint32_t reserved;   /* 0 */
+	uint64_t page_bytes; /* OPAQUE: >= 1; else 0 */
+};
+
+/* Planes cached together. A chunk's payload is, for each plane in order, for
+ * each of its chunk_tokens / page_tokens pages, that page's bytes of the plane
+ * (page_tokens * heads * head_bytes, or page_bytes). A state group has one page
+ * a chunk, whatever page_tokens says. */
+struct kvh_group_desc {
+	uint32_t kind;          /* enum kvh_group_kind */
+	uint32_t format;        /* enum kvh_format */
+	uint32_t page_tokens;   /* divides chunk_tokens */
+	uint32_t window_tokens; /* WINDOW: >= 1; else 0 */
+	uint32_t replicated;    /* 1: all ranks hold the same bytes, keys have KVH_RANK_ANY */
+	uint32_t n_planes;
+	const struct kvh_plane_shape *planes;
+};
+
+/* Bytes are served only to a space whose every field is equal. Strings may be
+ * NULL, which is "". */
+struct kvh_space_desc {
+	size_t size;
+	const char *model;     /* name or path, as the runtime knows it */
+	const char *revision;  /* commit or digest of the weights */
+	const char *dtype;     /* effective, e.g. "bf16" or "fp8_e4m3" */
+	const char *quant;     /* scheme and its parameters */
+	const char *runner;    /* runtime and attention back end, where they decide bytes */
+	const char *hash_algo; /* of the prefix hash, e.g. "sha256-cbor" */
+	const char *hash_seed;
+	const void *salt; /* the tenant's; only ever hashed */
+	size_t salt_len;
+	uint32_t chunk_tokens;
+	uint32_t layers;    /* of the whole model */
+	uint32_t heads;     /* KV heads of the whole model */
+	uint32_t head_size; /* elements */
+	uint32_t tp_size;   /* >= 1 */
+	uint32_t pp_size;   /* >= 1 */
+	uint32_t n_groups;  /* 1..KVH_GROUPS_MAX */
+	const struct kvh_group_desc *groups;
+};
+KVH_API void kvh_space_desc_init(struct kvh_space_desc *desc, size_t size);
+
+/* Opening the same descriptor again gives the same value, in any process: it
+ * is the first 8 bytes of the SHA-256 of the canonical descriptor. Spaces live
+ * as long as the engine.
+ * -EINVAL  a field is out of range
+ * -EEXIST  another descriptor has this id (32 bytes are compared) */
+KVH_API int kvh_space_open(struct kvh_engine *engine, const struct kvh_space_desc *desc,
+			   kvh_space_t *space_p);
+
+/* Payload bytes of a chunk of the group, without header and padding.
+ * -ENOENT  no such space or group */
+KVH_API int64_t kvh_space_chunk_bytes(struct kvh_engine *engine, kvh_space_t space,
+				      uint32_t group);
+
+/* ---- keys ------------------------------------------------------------- */
+
+/* The runtime's hash of the prefix that ends with the chunk. */
+struct kvh_hash {
+	uint8_t bytes[16];
+};
+
+struct kvh_key {
+	struct kvh_hash hash;
+	kvh_space_t space;
+	uint32_t rank;  /* or KVH_RANK_ANY, exactly for replicated groups */
+	uint32_t group; /* index in the space */
+};
+
+/* ---- queue ------------------------------------------------------------ */
+
+enum kvh_event_type {
+	KVH_EVENT_PACKED,    /* store: the pages have been read and may be overwritten */
+	KVH_EVENT_FOUND,     /* prefetch: what L1 and L2 say they have; no promise */
+	KVH_EVENT_PERSISTED, /* store: every adapter has answered for every chunk */
+	KVH_EVENT_DONE,      /* terminal: the last event of the job */
+};
+
+/* The device died while the job's pages were written: their bytes are lost. */
+#define KVH_EVENT_PAGES_LOST 1u
+
+struct kvh_event {
+	kvh_job_t job;
+	uint64_t user_data; /* as given with the job */
+	uint32_t type;      /* enum kvh_event_type */
+	int32_t status;     /* 0, or the first error of a chunk or of the job */
+	uint32_t n_ok;      /* chunks whose status is 0 */
+	uint32_t usable;    /* prefetch: chunks of the usable prefix */
+	uint32_t flags;     /* KVH_EVENT_* */
+	uint32_t reserved;
+};
+
+/* A queue takes the events of the jobs started on it, and is the client that
+ * their leases belong to. `capacity` jobs, 1..65536, may be outstanding: from
+ * start until the terminal event was polled. Beyond, jobs are refused with
+ * -EAGAIN; events are never lost. */
+KVH_API int kvh_queue_open(struct kvh_engine *engine, uint32_t capacity,
+			   struct kvh_queue **queue_p);
+
+/* Readable when there may be events: poll, then take them all. Spurious
+ * wake-ups happen. The queue's, until it closes; never read or write it. */
+KVH_API int kvh_queue_fd(const struct kvh_queue *queue);
+
+/* Takes up to `max` events; returns how many, 0 if there are none. */
+KVH_API int kvh_queue_poll(struct kvh_queue *queue, struct kvh_event *events, uint32_t max);
+
+/* The same, but waits for the first, at most timeout_ns (UINT64_MAX: for
+ * ever). -ETIMEDOUT, or -EINTR. */
+KVH_API int kvh_queue_wait(struct kvh_queue *queue, struct kvh_event *events, uint32_t max,
+			   uint64_t timeout_ns);
+
+/* Cancels the queue's jobs, waits until no transfer touches their pages or
+ * arrays, returns all leases of the queue. NULL is fine. */
+KVH_API void kvh_queue_close(struct kvh_queue *queue);
+
+/* ---- pool: the runtime's KV memory on one device ---------------------- */
+
+/* A piece of device memory. Planes are offsets into one, so that an IPC handle
+ * can stand in for `base`. */
+struct kvh_alloc {
+	void *base; /* on the host device: any memory of the process */
+	uint64_t bytes;
+};
+
+/* Where plane i of the space lies: byte (page p, token t, head h, d) at
+ * base + offset + p*page_stride + t*token_stride + h*head_stride + d. */
+struct kvh_plane {
+	uint32_t alloc;    /* index */
+	uint32_t reserved; /* 0 */
+	uint64_t offset;   /* of page 0, token 0, head 0 */
+	uint64_t page_stride;
+	uint64_t token_stride; /* TOKENS; else 0 */
+	uint64_t head_stride;  /* TOKENS; may be 0 with one head */
+};
+
+struct kvh_pool_desc {
+	size_t size;
+	kvh_space_t space;
+	uint32_t rank; /* of this pool's keys */
+	uint32_t n_allocs;
+	const struct kvh_alloc *allocs;
+	uint32_t n_planes; /* as many as the space's groups have together */
+	uint32_t reserved;
+	const struct kvh_plane *planes; /* group by group, in the groups' order */
+	const uint32_t *group_pages;    /* [n_groups] pages of each group */
+	uint8_t device_uuid[16];        /* zero: the engine's device */
+};
+KVH_API void kvh_pool_desc_init(struct kvh_pool_desc *desc, size_t size);
+
+/* -EINVAL  a plane leaves its allocation, planes of one group overlap, strides
+ *          do not fit the shape or its order; the log has plane and value
+ * -ENOENT  no such space
+ * -ENODEV  the uuid is not the engine's device
+ * -ENOMEM  no device memory for stages */
+KVH_API int kvh_pool_register(struct kvh_engine *engine, const struct kvh_pool_desc *desc,
+			      kvh_pool_t *pool_p);
+
+/* A job: ends when no transfer touches the pool's pages. Jobs that wait are
+ * cancelled, new ones refused (-ENOENT).
+ * -ENOENT no such pool, -EAGAIN the queue is full */
+KVH_API int kvh_pool_unregister(struct kvh_queue *queue, kvh_pool_t pool, uint64_t user_data,
+				kvh_job_t *job_p);
+
+/* ---- store ------------------------------------------------------------ */
+
+struct kvh_store_chunk {
+	struct kvh_key key;
+	struct kvh_hash parent; /* hash of the chunk before; zero: the first of a prompt */
+	const uint32_t *pages;  /* [n_pages], in token order, none of them KVH_PAGE_NONE */
+	uint32_t n_pages;       /* chunk_tokens / page_tokens of the group; 1 for a state */
+	uint32_t reserved;
+};
+
+#define KVH_STORE_PACKED    1u /* send KVH_EVENT_PACKED */
+#define KVH_STORE_PERSISTED 2u /* send KVH_EVENT_PERSISTED, and end only then */
+
+struct kvh_store_opts {
+	size_t size;
+	/* The order point: pages are read when this has been reached. At most one.
+	 * Neither: on a GPU the legacy default stream, on the host device now. */
+	struct CUstream_st *stream;
+	struct CUevent_st *event;
+	uint64_t user_data;
+	uint32_t flags; /* KVH_STORE_* */
+};
+KVH_API void kvh_store_opts_init(struct kvh_store_opts *opts, size_t size);
+
+/* Reserves a frame for each chunk, records the order point and queues the
+ * copies. The job ends when every chunk is findable in L1, or has failed.
+ *
+ * status[i], the library's until the terminal event was polled, may be NULL:
+ *   0             findable
+ *   -EEXIST       was already there: nothing copied
+ *   -EINPROGRESS  another store or prefetch is making it: nothing copied
+ *   -ENOMEM       L1 is full of leased or unfinished frames: release some
+ *   -ECANCELED, -EIO (device)
+ * As a result of the call (nothing is enqueued, no job was made):
+ *   -EINVAL  n is 0; a page is out of range; a key of another space, rank or
+ *            group than the pool has; n_pages is not the group's
+ *   -EBUSY   the stream is being captured
+ *   -EAGAIN  the queue is full
+ *   -ENOENT  no such pool
+ *   -ENODEV  the device has died */
+KVH_API int kvh_store(struct kvh_queue *queue, kvh_pool_t pool,
+		      const struct kvh_store_chunk *chunks, uint32_t n,
+		      const struct kvh_store_opts *opts, int32_t *status, kvh_job_t *job_p);
+
+/* ---- lookup and prefetch ---------------------------------------------- */
+
+/* A prompt's chunks. Results are about entries (chunk, group, rank), indexed
+ * by KVH_ENTRY; a replicated group has its one entry at r = 0 and KVH_NONE
+ * (or 0) at the others. */
+struct kvh_prefix {
+	kvh_space_t space;
+	const struct kvh_hash *hashes; /* [n_chunks], in the prompt's order */
+	uint32_t n_chunks;             /* >= 1 */
+	uint32_t first_rank;
+	uint32_t n_ranks;  /* >= 1 */
+	uint32_t n_groups; /* must be the space's: it sizes the arrays */
+};
+#define KVH_ENTRY(prefix, chunk, group, r) \
+	(((size_t)(chunk) * (prefix)->n_groups + (group)) * (prefix)->n_ranks + (r))
+#define KVH_ENTRIES(prefix) \
+	((size_t)(prefix)->n_chunks * (prefix)->n_groups * (prefix)->n_ranks)
+
+#define KVH_IN_L1 1u
+#define KVH_IN_L2 2u /* an adapter's local index says so: advice */
+
+#define KVH_LOOKUP_LEASE 1u /* lease what is usable and in L1 */
+
+/* What is there now. `where` [KVH_ENTRIES] gets KVH_IN_* bits; `usable_p` the
+ * chunks of the longest prefix L that every full group holds in [0, L), every
+ * windowed group in its window's end at L, every state group at L, for all the
+ * ranks. It is advice and may be gone in a moment, unless KVH_LOOKUP_LEASE
+ * asks: then `leases` [KVH_ENTRIES], else NULL, gets leases of this queue for
+ * what is in L1 and needed for the longest prefix usable from L1 alone, and
+ * usable_p is that prefix. Adapters without a local index are not asked.
+ * Any of the three outputs may be NULL.
+ * -EINVAL bad prefix or flags, -ENOENT no such space */
+KVH_API int kvh_lookup(struct kvh_queue *queue, const struct kvh_prefix *prefix, uint32_t flags,
+		       uint8_t *where, kvh_lease_t *leases, uint32_t *usable_p);
+
+#define KVH_PREFETCH_FOUND 1u /* send KVH_EVENT_FOUND before reading */
+
+struct kvh_prefetch_opts {
+	size_t size;
+	uint64_t deadline_ns; /* from now; then the job ends with what is there. 0: none */
+	uint64_t user_data;
+	uint32_t flags; /* KVH_PREFETCH_* */
+};
+KVH_API void kvh_prefetch_opts_init(struct kvh_prefetch_opts *opts, size_t size);
+
+/* Brings the longest usable prefix into L1, verified, and leases it. The
+ * terminal event's `usable` says how long it is; leases [KVH_ENTRIES] has a
+ * lease for every entry that prefix needs and KVH_NONE elsewhere. The caller
+ * releases them (or kvh_load with KVH_LOAD_RELEASE does). The event's status is
+ * 0 also for a miss; -ETIMEDOUT at the deadline and -ENOMEM for want of frames
+ * come with what could be had; -ECANCELED comes with no lease.
+ * -EINVAL bad prefix, -ENOENT no such space, -EAGAIN the queue is full */
+KVH_API int kvh_prefetch(struct kvh_queue *queue, const struct kvh_prefix *prefix,
+			 const struct kvh_prefetch_opts *opts, kvh_lease_t *leases,
+			 kvh_job_t *job_p);
+
+/* ---- load ------------------------------------------------------------- */
+
+struct kvh_load_chunk {
+	kvh_lease_t lease;
+	const uint32_t *pages; /* [n_pages]; KVH_PAGE_NONE: leave this one out */
+	uint32_t n_pages;      /* as for store */
+	uint32_t reserved;
+};
+
+#define KVH_LOAD_RELEASE 1u /* release the leases when the job ends, however it ends */
+
+struct kvh_load_opts {
+	size_t size;
+	/* The order point after which the pages may be written; as for store. */
+	struct CUstream_st *stream;
+	struct CUevent_st *event;
+	uint64_t user_data;
+	uint32_t flags; /* KVH_LOAD_* */
+};
+KVH_API void kvh_load_opts_init(struct kvh_load_opts *opts, size_t size);
+
+/* Enqueues all copies, layer by layer, before it returns. The pages may be
+ * read by work behind kvh_load_wait, or after the terminal event. Status as
+ * for store: 0, -EIO, -ECANCELED. A failed load leaves the pages undefined.
+ *   -EINVAL  n is 0; a page is out of range, or named twice; the lease's chunk
+ *            is of another space, group or rank than the pool
+ *   -ESTALE  a lease was released or has expired; status[] (if given) says which
+ *   -EBUSY   the stream is being captured
+ *   -EAGAIN  the queue is full
+ *   -ENOENT  no such pool
+ *   -ENODEV  the device has died */
+KVH_API int kvh_load(struct kvh_queue *queue, kvh_pool_t pool,
+		     const struct kvh_load_chunk *chunks, uint32_t n,
+		     const struct kvh_load_opts *opts, int32_t *status, kvh_job_t *job_p);
+
+/* Makes `stream` wait until the layer's planes are in the pages. The host does
+ * not wait. Valid until the job's terminal event was polled.
+ * -ENOENT  no such job, or no load
+ * -EINVAL  the job moves no such layer
+ * -EBUSY   the stream is being captured
+ * -EIO     the load has failed */
+KVH_API int kvh_load_wait(struct kvh_queue *queue, kvh_job_t job, uint32_t layer,
+			  struct CUstream_st *stream);
+
+/* ---- leases, erase, cancel -------------------------------------------- */
+
+/* Gives leases back. KVH_NONE is skipped. A lease under a transfer is held
+ * until that has ended. Returns 0, or -ESTALE if any was not held: those are
+ * left alone, and status (may be NULL) says which. Any lease of the engine may
+ * be released by any of its queues' owners. */
+KVH_API int kvh_release(struct kvh_engine *engine, const kvh_lease_t *leases, size_t n,
+			int32_t *status);
+
+/* A job. In L1 the keys are not found any more when the call returns; leased
+ * frames live until the last release. The job ends when the adapters have
+ * deleted theirs: status[i] (as for store; may be NULL) is 0 or an adapter's
+ * error; what was nowhere is -ENOENT.
+ * -EINVAL n is 0, -EAGAIN the queue is full */
+KVH_API int kvh_erase(struct kvh_queue *queue, const struct kvh_key *keys, uint32_t n,
+		      uint64_t user_data, int32_t *status, kvh_job_t *job_p);
+
+/* Asks the job to end early: what waits or is in L2 is dropped, what is on the
+ * device completes. The terminal event still comes. 0, or -ENOENT if the job
+ * has ended or never was. */
+KVH_API int kvh_cancel(struct kvh_queue *queue, kvh_job_t job);
+
+/* ---- status ----------------------------------------------------------- */
+
+struct kvh_status {
+	size_t size;
+	/* what is now */
+	uint64_t l1_bytes, l1_used_bytes;         /* capacity; frames in use */
+	uint64_t l1_frames, l1_leases, l1_doomed; /* frames READY or FILLING; leases; DOOMED */
+	uint64_t jobs;                            /* outstanding */
+	uint64_t store_waiting;                   /* frames waiting for, or in, an adapter */
+	uint64_t l2_quarantined;                  /* frames set aside for transfers that hang */
+	/* since open */
+	uint64_t stored_chunks, stored_bytes; /* device to L1 */
+	uint64_t loaded_chunks, loaded_bytes; /* L1 to device */
+	uint64_t store_exists, store_no_memory, store_failed;
+	uint64_t hits_l1, hits_l2, misses; /* prefetch, by entry */
+	uint64_t prefetch_wasted;          /* read from L2, then not needed or not usable */
+	uint64_t evicted_alloc, evicted_background, erased;
+	uint64_t corrupt; /* frames from L2 that failed verification */
+	uint64_t device_errors;
+	uint64_t pin_failed, numa_refused;
+	uint64_t n_l2;       /* adapters: kvh_l2_status */
+	uint64_t huge_bytes; /* of L1 on huge pages asked for */
+};
+
+struct kvh_l2_status {
+	size_t size;
+	char name[32];                       /* of the adapter */
+	uint64_t used_bytes, capacity_bytes; /* capacity 0: not known */
+	uint64_t objects;
+	uint64_t inflight;
+	uint64_t puts, put_bytes, put_failed, put_retried, put_dropped;
+	uint64_t gets, get_bytes, get_missed, get_failed, get_corrupt;
+	uint64_t probes, deletes, delete_failed;
+	uint64_t timeouts;
+	uint64_t unregistered; /* pieces the adapter refused to attach */
+};
+
+/* Copies the counters; no lock of the data path is taken. */
+KVH_API int kvh_status_get(struct kvh_engine *engine, struct kvh_status *status);
+/* -ENOENT  there is no adapter of that index */
+KVH_API int kvh_l2_status_get(struct kvh_engine *engine, uint32_t index,
+			      struct kvh_l2_status *status);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* KVHOIST_H */
