@@ -14,12 +14,14 @@ extern const struct kvh_l2_ops kvh_l2_null;
 extern const struct kvh_l2_ops kvh_l2_mem;
 extern const struct kvh_l2_ops kvh_l2_fault;
 extern const struct kvh_l2_ops kvh_l2_fs;
+extern const struct kvh_l2_ops kvh_l2_nvme;
 
 const struct kvh_l2_ops *const kvh_l2_registry[] = {
 	&kvh_l2_null,
 	&kvh_l2_mem,
 	&kvh_l2_fault,
 	&kvh_l2_fs,
+	&kvh_l2_nvme,
 	NULL,
 };
 
