@@ -30,7 +30,7 @@ static void note_signal(int number)
 
 void kvh_bench_catch(void)
 {
-	static const int caught[] = {SIGINT, SIGTERM, SIGHUP};
+	static const int caught[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
 	struct sigaction action = {.sa_flags = (int)SA_RESETHAND};
 
 	/* No SA_RESTART: a wait for events ends with -EINTR. */

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * main.c - kvhoist-bench: a table of subcommands. Each has its options in a file
+ * of its own and prints a table, or JSON.
+ */
+#include "bench/bench.h"
+#include "kvhoist.h"
+
+#include <argp.h>
+#include <stdio.h>
+#include <string.h>
+
+struct command {
+	const char *name;
+	const char *title; /* argv[0] of the command: what its messages begin with */
+	int (*run)(int argc, char **argv);
+	const char *what;
+};
+
+static int print_help(int argc, char **argv);
+static int print_version(int argc, char **argv);
+
+static const struct command commands[] = {
+	{"replay", "kvhoist-bench replay", kvh_bench_replay,
+	 "play a trace of requests, and check every byte that is loaded"},
+	{"demo", "kvhoist-bench demo", kvh_bench_demo,
+	 "store, evict, restart, reload and verify, in at most a minute"},
+	{"help", "kvhoist-bench help", print_help, "this text"},
+	{"--help", NULL, print_help, NULL},
+	{"--version", NULL, print_version, NULL},
+};
+#define N_COMMANDS (sizeof(commands) / sizeof(commands[0]))
+
+static int print_help(int argc, char **argv)
+{
+	(void)argc;
+	(void)argv;
+	puts("Usage: kvhoist-bench COMMAND [OPTION...]\n");
+	for (size_t i = 0; i < N_COMMANDS; i++) {
+		if (commands[i].what != NULL)
+			printf("  %-10s %s\n", commands[i].name, commands[i].what);
+	}
+	puts("  --version  print the version\n\n"
+	     "COMMAND --help lists its options. Exit status: 0 all is well, 1 bytes\n"
+	     "differed or the run failed, 2 the arguments or the input are wrong.");
+	return KVH_BENCH_OK;
+}
+
+static int print_version(int argc, char **argv)
+{
+	(void)argc;
+	(void)argv;
+	printf("kvhoist-bench %s\n", kvh_version());
+	return KVH_BENCH_OK;
+}
+
+int main(int argc, char **argv)
+{
+	char title[64];
+
+	argp_err_exit_status = KVH_BENCH_USAGE;
+	if (argc < 2) {
+		kvh_bench_complain("which command? `kvhoist-bench help` lists them");
+		return KVH_BENCH_USAGE;
+	}
+	for (size_t i = 0; i < N_COMMANDS; i++) {
+		if (strcmp(argv[1], commands[i].name) != 0)
+			continue;
+		if (commands[i].title != NULL) {
+			(void)snprintf(title, sizeof(title), "%s", commands[i].title);
+			argv[1] = title;
+		}
+		return commands[i].run(argc - 1, argv + 1);
+	}
+	kvh_bench_complain("there is no command '%s'; `kvhoist-bench help` lists them",
+			   argv[1]);
+	return KVH_BENCH_USAGE;
+}
