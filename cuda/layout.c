@@ -324,28 +324,22 @@ static int places_check_overlap(const struct site *site, struct kvh_lattice *lat
 
 /* ---- the plan ---------------------------------------------------------- */
 
-/* Longer runs and fewer loops, where page and unit both go on without a gap. */
+/* Longer runs and fewer loops, where the page goes on without a gap, or with the
+ * same one; the unit has none. */
 static void runs_merge(struct kvh_plan_plane *pp)
 {
-	for (;;) {
-		if (pp->n_inner == 1) {
-			if (pp->n_outer == 1)
-				break;
-		} else if (pp->page_inner == pp->run_bytes && pp->unit_inner == pp->run_bytes) {
-			pp->run_bytes *= pp->n_inner;
-		} else {
-			break;
-		}
+	while (pp->n_inner == 1 ? pp->n_outer > 1 : pp->page_inner == pp->run_bytes) {
+		pp->run_bytes *= pp->n_inner;
 		pp->n_inner = pp->n_outer;
 		pp->page_inner = pp->page_outer;
-		pp->unit_inner = pp->unit_outer;
 		pp->n_outer = 1;
 	}
-	if (pp->n_outer > 1 && pp->page_outer == pp->page_inner * pp->n_inner &&
-	    pp->unit_outer == pp->unit_inner * pp->n_inner) {
+	if (pp->n_outer > 1 && pp->page_outer == pp->page_inner * pp->n_inner) {
 		pp->n_inner *= pp->n_outer;
 		pp->n_outer = 1;
 	}
+	pp->unit_inner = pp->run_bytes;
+	pp->unit_outer = pp->run_bytes * pp->n_inner;
 	if (pp->n_inner == 1)
 		pp->page_inner = pp->unit_inner = 0;
 	if (pp->n_outer == 1)
@@ -367,8 +361,6 @@ static void plan_plane_fill(const struct kvh_group_desc *group, const struct pla
 	pp->n_outer = by_token ? at->n_tokens : at->n_heads;
 	pp->page_inner = by_token ? at->head_stride : at->token_stride;
 	pp->page_outer = by_token ? at->token_stride : at->head_stride;
-	pp->unit_inner = at->run;
-	pp->unit_outer = at->run * pp->n_inner;
 	runs_merge(pp);
 	assert(pp->unit_bytes == pp->run_bytes * pp->n_inner * pp->n_outer);
 }

@@ -319,11 +319,11 @@ inline Layout shared_by_groups(const Sizes &s, uint32_t format)
 	return layout;
 }
 
-/* [NB, T, bytes], pages `pad` bytes apart. */
-inline Layout mla(const std::string &name, uint64_t pad, const Sizes &s, uint32_t format)
+/* [NB, T, latent], pages `pad` bytes apart. */
+inline Layout mla(const std::string &name, uint32_t latent, uint64_t pad, const Sizes &s,
+		  uint32_t format)
 {
 	Layout layout{name, s.T * s.P, {}, {group_of(s, KVH_GROUP_FULL, format)}};
-	const uint32_t latent = 9 * s.D; /* 512 + 64 elements are 9 x 64 */
 	const uint64_t page = s.T * uint64_t{latent} + pad;
 
 	layout.groups[0].fields.replicated = 1;
@@ -447,10 +447,15 @@ inline std::vector<Layout> all_layouts(const Sizes &s, uint32_t format)
 {
 	std::vector<Layout> all = kv_layouts(s, format);
 	const std::vector<Layout> more = {
-		fused_one_plane(s, format), shared_by_groups(s, format),
-		mla("mla", 0, s, format),   mla("mla_padded", 64, s, format),
-		scales_apart(s, format),    scales_in_page(s, format),
-		split_heads(s, format),     hybrid_state(s, format),
+		fused_one_plane(s, format),
+		shared_by_groups(s, format),
+		mla("mla", 9 * s.D, 0, s, format), /* 512 + 64 elements are 9 x 64 */
+		mla("mla_padded", 9 * s.D, 64, s, format),
+		mla("mla_656", 656, 0, s, format),
+		scales_apart(s, format),
+		scales_in_page(s, format),
+		split_heads(s, format),
+		hybrid_state(s, format),
 		opaque_pages(s, format),
 	};
 

@@ -93,6 +93,7 @@ TEST(PackTile, OddUnits)
 TEST(PackTile, UnitsOfSeveralTiles)
 {
 	check_all(Sizes{1, 4, 7, 3, 496, 1});
+	check_all(Sizes{1, 4, 11, 3, 248, 1}); /* 8 bytes less than two tiles */
 }
 
 TEST(PackTile, TeamsThatTakeSeveralTiles)
