@@ -145,9 +145,11 @@ TEST_P(MoverFault, ABrokenMoveWaitsForItsCopies)
 
 		job.add(g, 3);
 		r.rule(KVH_HOST_COPY, KVH_HOST_HOLD, 2);
-		/* Behind the order point: wait, pages, and the first stage's five. */
+		/* In the second stage. */
+		uint64_t before = kvh_host_count(r.dev, KVH_HOST_ENQUEUE);
 		r.rule(KVH_HOST_ENQUEUE, KVH_HOST_FAIL, 12, 1, ENOMEM);
 		ASSERT_EQ(0, job.start(load, r.stream));
+		r.until(KVH_HOST_ENQUEUE, before + 12);
 		r.settle(1);
 		EXPECT_FALSE(job.finished());
 		if (load) {

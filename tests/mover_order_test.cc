@@ -98,9 +98,9 @@ TEST_P(MoverOrder, StoreWaitsForAnEventAsItWasAtTheCall)
 	ASSERT_EQ(0, r.dev->ops->stream_create(r.dev, 0, &other));
 	first.add(g, 4);
 	second.add(g, 4);
+	Producer producer(r, g, other);
 	ASSERT_EQ(0, r.dev->ops->event_record(r.dev, event, r.stream));
 	ASSERT_EQ(0, first.start(false, nullptr, event));
-	Producer producer(r, g, other);
 	/* The first store does not care what the event is later. */
 	ASSERT_EQ(0, r.dev->ops->event_record(r.dev, event, other));
 	first.wait();
@@ -274,7 +274,7 @@ TEST_P(MoverOrder, ControlAStageIsOverwritten)
 	r.rule(KVH_HOST_QUERY, KVH_HOST_LIE, 1, UINT64_MAX);
 	ASSERT_EQ(0, job.start(false, r.stream));
 	job.wait();
-	r.gathers_run(4 * 16);
+	r.until(KVH_HOST_GATHER, 4 * 16);
 	kvh_host_release(r.dev);
 	r.close_mover();
 	EXPECT_FALSE(job.stored(0, 0)); /* got a later unit's bytes */

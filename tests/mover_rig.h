@@ -194,10 +194,10 @@ class Rig
 			kvh_host_held_wait(dev, held);
 		while (kind == Kind::STEPPED && step()) {}
 	}
-	/* n gathers have been counted. */
-	void gathers_run(uint64_t n)
+	/* Until the call has been counted n times since open. */
+	void until(enum kvh_host_call call, uint64_t n)
 	{
-		while (kvh_host_count(dev, KVH_HOST_GATHER) < n) {
+		while (kvh_host_count(dev, call) < n) {
 			if (kind == Kind::STEPPED)
 				ASSERT_TRUE(step());
 			else

@@ -276,9 +276,14 @@ TEST(MoverPlan, StagesGrowUnderMovesInFlight)
 	ASSERT_EQ(0, store.start(false, r.stream));
 	kvh_host_held_wait(r.dev, 1);
 	ASSERT_EQ(0, load.start(true, r.stream));
-	std::thread release([&] { kvh_host_release(r.dev); });
-	Group &big = r.group(large);
-	release.join();
+	Group *added = nullptr;
+	std::thread add([&] { added = &r.group(large); });
+	/* Two streams of the load, one of the store; and the upload of the plan, for
+	 * which the stages have grown already. */
+	kvh_host_held_wait(r.dev, 4);
+	kvh_host_release(r.dev);
+	add.join();
+	Group &big = *added;
 	after.add(big, 6);
 	back.add(big, 6);
 	ASSERT_EQ(0, after.start(false, r.stream));
