@@ -177,12 +177,17 @@ uint64_t kvh_arena_frame_bytes(struct kvh_arena *arena, const void *frame)
 	       KVH_PAGE_BYTES;
 }
 
-void *kvh_arena_slab_end(struct kvh_arena *arena, const void *frame)
+void *kvh_arena_slab_end(struct kvh_arena *arena, const void *address)
 {
-	uint32_t number;
-	uint32_t slab = kvh_slab_of(arena, frame, &number);
+	uint64_t offset = (uintptr_t)address - (uintptr_t)arena->map.base;
+	uint32_t granule = (uint32_t)(offset / KVH_GRANULE_BYTES);
+	uint32_t slab;
 
-	return kvh_granule_address(arena, slab + arena->slabs[slab].granules);
+	pthread_mutex_lock(&arena->lock);
+	slab = arena->slab_of[granule];
+	granule = slab != KVH_SLAB_NONE ? slab + arena->slabs[slab].granules : granule + 1;
+	pthread_mutex_unlock(&arena->lock);
+	return kvh_granule_address(arena, granule);
 }
 
 uint32_t kvh_arena_pieces(const struct kvh_arena *arena,

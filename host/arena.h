@@ -82,8 +82,8 @@ uint32_t kvh_arena_list(struct kvh_arena *arena, const void *from, const void *e
  * in it, a frame of `bytes` fits. False: none from there on. */
 bool kvh_arena_window(struct kvh_arena *arena, uint64_t bytes, const void *from, void **lo_p,
 		      void **hi_p);
-/* Where the slab of a frame ends. */
-void *kvh_arena_slab_end(struct kvh_arena *arena, const void *frame);
+/* Where the slab, or free granule, ends that holds the address. */
+void *kvh_arena_slab_end(struct kvh_arena *arena, const void *address);
 
 /* Whether the equations above hold; logs the one that does not. Slow: tests. */
 bool kvh_arena_check(struct kvh_arena *arena);

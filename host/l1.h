@@ -92,10 +92,10 @@ int kvh_l1_client_open(struct kvh_l1 *l1, uint32_t *client_p);
 void kvh_l1_client_close(struct kvh_l1 *l1, uint32_t client);
 
 /* Leases READY frames, and marks them used. status[i]: 0, -ENOENT absent,
- * -EINPROGRESS FILLING, -ENOMEM. Returns how many. */
+ * -EINPROGRESS FILLING, -ENOMEM, -ESTALE no such client. Returns how many. */
 uint32_t kvh_l1_lease(struct kvh_l1 *l1, uint32_t client, const struct kvh_key *keys,
 		      uint32_t n, kvh_lease_t *leases, int32_t *status);
-/* A lease on a frame that the caller holds. 0 or -ENOMEM. */
+/* A lease on a frame that the caller holds. 0, -ENOMEM, or -ESTALE: no such client. */
 int kvh_l1_lease_held(struct kvh_l1 *l1, uint32_t client, kvh_frame frame,
 		      kvh_lease_t *lease_p);
 /* 0, or -ESTALE: not held (any more); nothing was touched. */
@@ -122,6 +122,10 @@ void kvh_l1_quarantine(struct kvh_l1 *l1, kvh_frame frame);
 uint64_t kvh_l1_evict(struct kvh_l1 *l1, uint64_t target_bytes);
 
 void kvh_l1_stats(struct kvh_l1 *l1, struct kvh_l1_stats *stats);
+
+/* Whether index, lists, states, counts and memory agree; logs what does not.
+ * Only while no other thread is in L1. Slow: tests. */
+bool kvh_l1_check(struct kvh_l1 *l1);
 
 #ifdef __cplusplus
 }

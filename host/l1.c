@@ -1,0 +1,552 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * l1.c - L1's interface: making, publishing, finding and dropping frames. Any
+ * thread. l1_lease.c has leases and holds, l1_evict.c eviction, l1_frame.c the
+ * states. Never touches the memory of a frame.
+ */
+#include "host/l1_batch.h"
+#include "host/log.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#define SHARDS_DEFAULT 64u
+/* Records beyond one a page: in use by reserves that wait for memory, and
+ * unused ones that lie in shards. */
+#define RECS_SPARE (KVH_SHARDS_MAX * 64u + 64u * KVH_BATCH_MAX)
+
+/* ---- open, close -------------------------------------------------------- */
+
+static void *map_table(uint64_t n, size_t size)
+{
+	void *at = mmap(NULL, n * size, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return at != MAP_FAILED ? at : NULL;
+}
+
+static void unmap_table(void *at, uint64_t n, size_t size)
+{
+	if (at != NULL)
+		(void)munmap(at, n * size);
+}
+
+static void tables_close(struct kvh_l1 *l1)
+{
+	unmap_table(l1->recs, l1->pool.max, sizeof(*l1->recs));
+	unmap_table(l1->links, l1->pool.max, sizeof(*l1->links));
+	unmap_table(l1->owners, l1->n_pages, sizeof(*l1->owners));
+}
+
+static int tables_open(struct kvh_l1 *l1)
+{
+	l1->recs = map_table(l1->pool.max, sizeof(*l1->recs));
+	l1->links = map_table(l1->pool.max, sizeof(*l1->links));
+	l1->owners = map_table(l1->n_pages, sizeof(*l1->owners));
+	if (l1->recs == NULL || l1->links == NULL || l1->owners == NULL) {
+		kvh_err("L1: no addresses for the records of %" PRIu64 " pages", l1->n_pages);
+		tables_close(l1);
+		return -ENOMEM;
+	}
+	/* Records are looked at in no order: fewer TLB entries for them. */
+	(void)madvise(l1->recs, l1->pool.max * sizeof(*l1->recs), MADV_HUGEPAGE);
+	(void)madvise(l1->links, l1->pool.max * sizeof(*l1->links), MADV_HUGEPAGE);
+	return 0;
+}
+
+static int shards_open(struct kvh_l1 *l1)
+{
+	size_t bytes = l1->n_shards * sizeof(*l1->shards);
+
+	l1->shards = aligned_alloc(_Alignof(struct kvh_l1_shard), bytes);
+	l1->oldest = calloc(l1->n_shards, sizeof(*l1->oldest));
+	if (l1->shards == NULL || l1->oldest == NULL) {
+		free(l1->shards);
+		free(l1->oldest);
+		return -ENOMEM;
+	}
+	memset(l1->shards, 0, bytes);
+	for (uint32_t i = 0; i < l1->n_shards; i++) {
+		struct kvh_l1_shard *shard = &l1->shards[i];
+
+		pthread_mutex_init(&shard->lock, NULL);
+		kvh_index_open(&shard->index, l1->recs);
+		shard->newest = shard->oldest = KVH_REC_NONE;
+		shard->unused = KVH_REC_NONE;
+	}
+	return 0;
+}
+
+static int parts_open(struct kvh_l1 *l1)
+{
+	int rc = tables_open(l1);
+
+	if (rc != 0)
+		return rc;
+	rc = shards_open(l1);
+	if (rc != 0)
+		goto err_tables;
+	rc = kvh_families_open(&l1->families);
+	if (rc != 0)
+		goto err_shards;
+	rc = kvh_clients_open(&l1->clients);
+	if (rc != 0)
+		goto err_families;
+	pthread_mutex_init(&l1->pool.lock, NULL);
+	return 0;
+
+err_families:
+	kvh_families_close(&l1->families);
+err_shards:
+	free(l1->shards);
+	free(l1->oldest);
+err_tables:
+	tables_close(l1);
+	return rc;
+}
+
+int kvh_l1_open(const struct kvh_l1_opts *opts, struct kvh_l1 **l1_p)
+{
+	uint32_t n_shards = opts->n_shards != 0 ? opts->n_shards : SHARDS_DEFAULT;
+	const struct kvh_arena_piece *pieces;
+	struct kvh_arena_stats stats;
+	struct kvh_l1 *l1;
+	uint64_t span;
+	int rc;
+
+	if (n_shards > KVH_SHARDS_MAX || (n_shards & (n_shards - 1)) != 0) {
+		kvh_err("L1 with %" PRIu32 " shards: must be a power of two up to %u", n_shards,
+			KVH_SHARDS_MAX);
+		return -EINVAL;
+	}
+	l1 = aligned_alloc(_Alignof(struct kvh_l1), sizeof(*l1));
+	if (l1 == NULL)
+		return -ENOMEM;
+	memset(l1, 0, sizeof(*l1));
+	kvh_arena_stats(opts->arena, &stats);
+	(void)kvh_arena_pieces(opts->arena, &pieces);
+	l1->arena = opts->arena;
+	l1->base = kvh_arena_base(opts->arena, &span);
+	l1->n_pages = span / KVH_FRAME_ALIGN;
+	l1->frame_max = pieces[0].bytes;
+	l1->n_shards = n_shards;
+	l1->pool.unused = KVH_REC_NONE;
+	l1->pool.max = (uint32_t)(stats.bytes / KVH_FRAME_ALIGN) + RECS_SPARE;
+	rc = parts_open(l1);
+	if (rc != 0) {
+		kvh_err("L1: no memory for its tables");
+		free(l1);
+		return rc;
+	}
+	*l1_p = l1;
+	return 0;
+}
+
+static void free_memory(struct kvh_l1 *l1, uint32_t rec)
+{
+	const struct kvh_index_rec *r = &l1->recs[rec];
+
+	switch (kvh_word_state(r->word)) {
+	case KVH_FRAME_ABSENT:
+	case KVH_FRAME_QUARANTINED: return;
+	case KVH_FRAME_READY: assert(kvh_word_count(r->word) == 0); break;
+	case KVH_FRAME_FILLING:
+	case KVH_FRAME_CANCELLED:
+	case KVH_FRAME_DOOMED:
+	case KVH_FRAME_NSTATES: assert(!"a frame is held still"); break;
+	}
+	if (r->page != KVH_PAGE_UNSET)
+		kvh_arena_free(l1->arena, kvh_l1_memory(l1, r->page));
+}
+
+void kvh_l1_close(struct kvh_l1 *l1)
+{
+#ifdef KVH_DEBUG
+	assert(kvh_l1_check(l1));
+#endif
+	for (uint32_t i = 0; i < l1->pool.fresh; i++)
+		free_memory(l1, i);
+	for (uint32_t i = 0; i < l1->n_shards; i++) {
+		kvh_index_close(&l1->shards[i].index);
+		pthread_mutex_destroy(&l1->shards[i].lock);
+	}
+	kvh_clients_close(l1->clients);
+	kvh_families_close(&l1->families);
+	pthread_mutex_destroy(&l1->pool.lock);
+	free(l1->shards);
+	free(l1->oldest);
+	tables_close(l1);
+	free(l1);
+}
+
+/* ---- reserve ------------------------------------------------------------ */
+
+/* ABSENT -> FILLING, without memory yet. 0, -EEXIST, -EINPROGRESS, -ENOMEM. */
+static int reserve_key(struct kvh_l1 *l1, struct kvh_l1_shard *shard,
+		       const struct kvh_batch *batch, uint32_t i, const struct kvh_key *key,
+		       uint32_t *rec_p)
+{
+	uint32_t rec = kvh_batch_find(batch, shard, i, key);
+	struct kvh_index_rec *r;
+	uint64_t hash[2], word;
+
+	if (rec != KVH_REC_NONE)
+		return kvh_word_state(kvh_word_load(&l1->recs[rec])) == KVH_FRAME_READY
+			       ? -EEXIST
+			       : -EINPROGRESS;
+	if (batch->family[i] == KVH_FAMILY_NONE)
+		return -ENOMEM;
+	rec = kvh_l1_rec_new(l1, shard);
+	if (rec == KVH_REC_NONE)
+		return -ENOMEM;
+	r = &l1->recs[rec];
+	memcpy(hash, key->hash.bytes, sizeof(hash));
+	__atomic_store_n(&r->hash[0], hash[0], __ATOMIC_RELAXED);
+	__atomic_store_n(&r->hash[1], hash[1], __ATOMIC_RELAXED);
+	r->family = batch->family[i];
+	r->page = KVH_PAGE_UNSET;
+	if (kvh_index_insert(&shard->index, batch->place[i], rec) != 0) {
+		kvh_l1_rec_unused(l1, shard, rec);
+		return -ENOMEM;
+	}
+	word = kvh_word_load(r);
+	(void)kvh_l1_move(r, &word, KVH_FRAME_FILLING, 1);
+	kvh_l1_count(&shard->frames, 1);
+	*rec_p = rec;
+	return 0;
+}
+
+/* The items of one shard. The first of a batch is made the newest, the others
+ * follow it: of a prompt, the tail is evicted first. */
+static void reserve_group(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t at,
+			  uint32_t end, uint32_t stamp, struct kvh_l1_reserve *items)
+{
+	struct kvh_l1_shard *shard = &l1->shards[batch->shard[batch->order[at]]];
+	uint32_t after = KVH_REC_NONE;
+
+	pthread_mutex_lock(&shard->lock);
+	for (; at < end; at++) {
+		uint32_t i = batch->order[at], rec;
+		struct kvh_l1_reserve *item = &items[i];
+
+		if (item->status != 0)
+			continue;
+		item->status = reserve_key(l1, shard, batch, i, &item->key, &rec);
+		if (item->status != 0)
+			continue;
+		item->frame = kvh_l1_value(rec, kvh_word_load(&l1->recs[rec]));
+		kvh_l1_link(l1, shard, rec, after, stamp + batch->n - 1 - i);
+		after = rec;
+	}
+	pthread_mutex_unlock(&shard->lock);
+}
+
+/* The next items that are reserved and have the size of the first of them. */
+static uint32_t next_of_size(const struct kvh_l1_reserve *items, uint32_t n, uint32_t *at,
+			     uint16_t *run, uint64_t *bytes_p)
+{
+	uint32_t len = 0;
+
+	for (; *at < n; ++*at) {
+		uint64_t bytes = kvh_frame_bytes(items[*at].payload_bytes);
+
+		if (items[*at].status != 0)
+			continue;
+		if (len > 0 && bytes != *bytes_p)
+			break;
+		*bytes_p = bytes;
+		run[len++] = (uint16_t)*at;
+	}
+	return len;
+}
+
+static void give_memory(struct kvh_l1 *l1, struct kvh_l1_reserve *items, uint32_t n)
+{
+	void *memory[KVH_BATCH_MAX];
+	uint16_t run[KVH_BATCH_MAX];
+	uint64_t bytes = 0;
+	uint32_t at = 0, len;
+
+	while ((len = next_of_size(items, n, &at, run, &bytes)) > 0) {
+		uint32_t got = kvh_l1_alloc(l1, bytes, len, memory);
+
+		for (uint32_t i = 0; i < got; i++) {
+			uint32_t rec = kvh_l1_rec(l1, items[run[i]].frame);
+			uint32_t page = kvh_l1_page(l1, memory[i]);
+
+			l1->recs[rec].page = page;
+			__atomic_store_n(&l1->owners[page], rec + 1, __ATOMIC_RELEASE);
+		}
+		for (uint32_t i = got; i < len; i++) {
+			kvh_l1_abort(l1, items[run[i]].frame);
+			items[run[i]].frame = 0;
+			items[run[i]].status = -ENOMEM;
+		}
+	}
+}
+
+static void check_size(const struct kvh_l1 *l1, struct kvh_l1_reserve *item)
+{
+	item->frame = 0;
+	item->status = 0;
+	if (item->payload_bytes <= l1->frame_max &&
+	    kvh_frame_bytes(item->payload_bytes) <= l1->frame_max)
+		return;
+	kvh_err("a chunk of %" PRIu64 " bytes is larger than an L1 piece, %" PRIu64,
+		item->payload_bytes, l1->frame_max);
+	item->status = -EINVAL;
+}
+
+static uint32_t reserve_part(struct kvh_l1 *l1, struct kvh_l1_reserve *items, uint32_t n)
+{
+	struct kvh_batch batch;
+	uint32_t stamp = kvh_l1_tick(l1, n);
+	uint32_t made = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		check_size(l1, &items[i]);
+	kvh_batch_fill(&batch, l1, &items[0].key, sizeof(items[0]), n, true);
+	for (uint32_t at = 0, end; at < n; at = end) {
+		end = kvh_batch_group(&batch, at);
+		reserve_group(l1, &batch, at, end, stamp, items);
+	}
+	give_memory(l1, items, n);
+	for (uint32_t i = 0; i < n; i++)
+		made += items[i].status == 0;
+	return made;
+}
+
+uint32_t kvh_l1_reserve(struct kvh_l1 *l1, struct kvh_l1_reserve *items, uint32_t n)
+{
+	uint32_t made = 0;
+
+	for (uint32_t at = 0; at < n; at += KVH_BATCH_MAX)
+		made += reserve_part(l1, items + at,
+				     n - at < KVH_BATCH_MAX ? n - at : KVH_BATCH_MAX);
+	return made;
+}
+
+/* ---- one frame ---------------------------------------------------------- */
+
+/* The writer's claim on a frame that was doomed while it filled it. */
+static void drop_cancelled(struct kvh_l1 *l1, uint32_t rec)
+{
+	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
+	uint64_t word;
+
+	pthread_mutex_lock(&shard->lock);
+	word = kvh_word_load(&l1->recs[rec]);
+	assert(kvh_word_state(word) == KVH_FRAME_CANCELLED);
+	(void)kvh_l1_move(&l1->recs[rec], &word, KVH_FRAME_ABSENT, 0);
+	kvh_l1_count(&shard->doomed, UINT64_MAX);
+	kvh_l1_give(l1, shard, rec);
+	pthread_mutex_unlock(&shard->lock);
+}
+
+int kvh_l1_publish(struct kvh_l1 *l1, kvh_frame frame, uint32_t holds)
+{
+	uint32_t rec = kvh_l1_rec(l1, frame);
+	uint64_t word = kvh_word_load(&l1->recs[rec]);
+
+	do {
+		if (kvh_word_state(word) == KVH_FRAME_CANCELLED) {
+			drop_cancelled(l1, rec);
+			return -ECANCELED;
+		}
+		assert(kvh_word_state(word) == KVH_FRAME_FILLING);
+	} while (!kvh_l1_move(&l1->recs[rec], &word, KVH_FRAME_READY, holds));
+	if (holds > 0)
+		__atomic_fetch_add(&kvh_l1_shard_of(l1, rec)->holds, holds, __ATOMIC_RELAXED);
+	else if ((word & KVH_WORD_PARK) != 0)
+		kvh_l1_unpark(l1, rec, kvh_word_generation(word));
+	return 0;
+}
+
+void kvh_l1_abort(struct kvh_l1 *l1, kvh_frame frame)
+{
+	uint32_t rec = kvh_l1_rec(l1, frame);
+	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
+	struct kvh_index_rec *r = &l1->recs[rec];
+	uint64_t word;
+
+	pthread_mutex_lock(&shard->lock);
+	word = kvh_word_load(r);
+	assert(kvh_word_state(word) == KVH_FRAME_FILLING ||
+	       kvh_word_state(word) == KVH_FRAME_CANCELLED);
+	if (kvh_word_state(word) == KVH_FRAME_FILLING)
+		kvh_l1_unfind(l1, shard, rec, word);
+	else
+		kvh_l1_count(&shard->doomed, UINT64_MAX);
+	/* Only the lock's holder and the writer, the caller, could change it. */
+	(void)kvh_l1_move(r, &word, KVH_FRAME_ABSENT, 0);
+	kvh_l1_give(l1, shard, rec);
+	pthread_mutex_unlock(&shard->lock);
+}
+
+void *kvh_l1_data(const struct kvh_l1 *l1, kvh_frame frame)
+{
+	return kvh_l1_memory(l1, l1->recs[kvh_l1_rec(l1, frame)].page);
+}
+
+bool kvh_l1_doomed(const struct kvh_l1 *l1, kvh_frame frame)
+{
+	return kvh_word_state(kvh_word_load(&l1->recs[kvh_l1_rec(l1, frame)])) !=
+	       KVH_FRAME_READY;
+}
+
+uint64_t kvh_l1_frame_bytes(const struct kvh_l1 *l1, kvh_frame frame)
+{
+	return kvh_arena_frame_bytes(l1->arena, kvh_l1_data(l1, frame));
+}
+
+void kvh_l1_key(const struct kvh_l1 *l1, kvh_frame frame, struct kvh_key *key)
+{
+	const struct kvh_index_rec *r = &l1->recs[kvh_l1_rec(l1, frame)];
+	const struct kvh_family *family = &l1->families.family[r->family];
+
+	memcpy(key->hash.bytes, r->hash, sizeof(key->hash.bytes));
+	key->space = family->space;
+	key->rank = family->rank;
+	key->group = family->group;
+}
+
+/* Out of the index: ABSENT, or DOOMED while somebody holds it. */
+static void erase_rec(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec)
+{
+	struct kvh_index_rec *r = &l1->recs[rec];
+	uint64_t word = kvh_word_load(r);
+	enum kvh_frame_state to;
+
+	do {
+		if (kvh_word_state(word) == KVH_FRAME_FILLING)
+			to = KVH_FRAME_CANCELLED;
+		else
+			to = kvh_word_count(word) > 0 ? KVH_FRAME_DOOMED : KVH_FRAME_ABSENT;
+	} while (!kvh_l1_move(r, &word, to, kvh_word_count(word)));
+	kvh_l1_unfind(l1, shard, rec, word);
+	if (to == KVH_FRAME_ABSENT)
+		kvh_l1_give(l1, shard, rec);
+	else
+		kvh_l1_count(&shard->doomed, 1);
+}
+
+int kvh_l1_erase(struct kvh_l1 *l1, const struct kvh_key *key)
+{
+	struct kvh_batch batch;
+	struct kvh_l1_shard *shard;
+	uint32_t rec;
+
+	kvh_batch_fill(&batch, l1, key, sizeof(*key), 1, false);
+	shard = &l1->shards[batch.shard[0]];
+	pthread_mutex_lock(&shard->lock);
+	rec = kvh_batch_find(&batch, shard, 0, key);
+	if (rec != KVH_REC_NONE)
+		erase_rec(l1, shard, rec);
+	pthread_mutex_unlock(&shard->lock);
+	return rec != KVH_REC_NONE ? 0 : -ENOENT;
+}
+
+void kvh_l1_doom(struct kvh_l1 *l1, kvh_frame frame)
+{
+	uint32_t rec = kvh_l1_rec(l1, frame);
+	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
+
+	pthread_mutex_lock(&shard->lock);
+	if (kvh_word_state(kvh_word_load(&l1->recs[rec])) == KVH_FRAME_READY)
+		erase_rec(l1, shard, rec);
+	pthread_mutex_unlock(&shard->lock);
+}
+
+static bool is_found(uint64_t word)
+{
+	return kvh_word_state(word) == KVH_FRAME_FILLING ||
+	       kvh_word_state(word) == KVH_FRAME_READY;
+}
+
+static bool is_writers(uint64_t word)
+{
+	return kvh_word_state(word) == KVH_FRAME_FILLING ||
+	       kvh_word_state(word) == KVH_FRAME_CANCELLED;
+}
+
+void kvh_l1_quarantine(struct kvh_l1 *l1, kvh_frame frame)
+{
+	uint32_t rec = kvh_l1_rec(l1, frame);
+	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
+	struct kvh_index_rec *r = &l1->recs[rec];
+	uint64_t word;
+
+	pthread_mutex_lock(&shard->lock);
+	word = kvh_word_load(r);
+	if (kvh_word_state(word) != KVH_FRAME_QUARANTINED) {
+		while (!kvh_l1_move(r, &word, KVH_FRAME_QUARANTINED, kvh_word_count(word) - 1))
+			;
+		if (is_found(word))
+			kvh_l1_unfind(l1, shard, rec, word);
+		else
+			kvh_l1_count(&shard->doomed, UINT64_MAX);
+		kvh_l1_count(&shard->quarantined, 1);
+	} else { /* a second transfer of the frame hangs, too */
+		kvh_l1_unref(l1, rec);
+	}
+	if (!is_writers(word))
+		__atomic_fetch_sub(&shard->holds, 1, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&shard->lock);
+}
+
+/* ---- find, stats -------------------------------------------------------- */
+
+static void find_part(struct kvh_l1 *l1, const struct kvh_key *keys, uint32_t n, uint8_t *found)
+{
+	struct kvh_batch batch;
+
+	kvh_batch_fill(&batch, l1, keys, sizeof(*keys), n, false);
+	for (uint32_t at = 0, end; at < n; at = end) {
+		struct kvh_l1_shard *shard = &l1->shards[batch.shard[batch.order[at]]];
+
+		end = kvh_batch_group(&batch, at);
+		pthread_mutex_lock(&shard->lock);
+		for (uint32_t k = at; k < end; k++) {
+			uint32_t i = batch.order[k];
+			uint32_t rec = kvh_batch_find(&batch, shard, i, &keys[i]);
+
+			found[i] = 0;
+			if (rec != KVH_REC_NONE)
+				found[i] = kvh_word_state(kvh_word_load(&l1->recs[rec])) ==
+							   KVH_FRAME_READY
+						   ? 1
+						   : 2;
+		}
+		pthread_mutex_unlock(&shard->lock);
+	}
+}
+
+void kvh_l1_find(struct kvh_l1 *l1, const struct kvh_key *keys, uint32_t n, uint8_t *found)
+{
+	for (uint32_t at = 0; at < n; at += KVH_BATCH_MAX)
+		find_part(l1, keys + at, n - at < KVH_BATCH_MAX ? n - at : KVH_BATCH_MAX,
+			  found + at);
+}
+
+void kvh_l1_stats(struct kvh_l1 *l1, struct kvh_l1_stats *stats)
+{
+	struct kvh_arena_stats arena;
+
+	kvh_arena_stats(l1->arena, &arena);
+	*stats = (struct kvh_l1_stats){
+		.leases = kvh_clients_leases(l1->clients),
+		.used_bytes = arena.used_bytes,
+		.evicted_alloc = __atomic_load_n(&l1->evicted_alloc, __ATOMIC_RELAXED),
+		.evicted_background = __atomic_load_n(&l1->evicted_background,
+						      __ATOMIC_RELAXED),
+	};
+	for (uint32_t i = 0; i < l1->n_shards; i++) {
+		const struct kvh_l1_shard *shard = &l1->shards[i];
+
+		stats->frames += __atomic_load_n(&shard->frames, __ATOMIC_RELAXED);
+		stats->doomed += __atomic_load_n(&shard->doomed, __ATOMIC_RELAXED);
+		stats->holds += __atomic_load_n(&shard->holds, __ATOMIC_RELAXED);
+	}
+}

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * l1_lease.c - leases and holds: who keeps a frame, and giving it back. Any
+ * thread. A lease's count is added before its entry is there and taken back
+ * after the entry is gone: an entry that can be seen always has its count.
+ */
+#include "host/l1_batch.h"
+
+#include <errno.h>
+
+int kvh_l1_client_open(struct kvh_l1 *l1, uint32_t *client_p)
+{
+	return kvh_client_open(l1->clients, client_p);
+}
+
+static void lease_ended(void *arg, uint32_t rec)
+{
+	kvh_l1_unref(arg, rec);
+}
+
+void kvh_l1_client_close(struct kvh_l1 *l1, uint32_t client)
+{
+	int rc = kvh_client_close(l1->clients, client, lease_ended, l1);
+
+	assert(rc == 0);
+	(void)rc;
+}
+
+/* Makes a frame the newest of its shard, or next older than `after`. */
+static void touch(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec, uint32_t *after,
+		  uint32_t stamp)
+{
+	if (rec == *after)
+		return;
+	kvh_l1_unlink(l1, shard, rec);
+	kvh_l1_link(l1, shard, rec, *after, stamp);
+	*after = rec;
+}
+
+/* 0 with a count added, -ENOENT, -EINPROGRESS, -ENOMEM. */
+static int32_t lease_rec(struct kvh_l1 *l1, uint32_t rec, uint64_t *word_p)
+{
+	uint64_t word;
+
+	if (rec == KVH_REC_NONE)
+		return -ENOENT;
+	word = kvh_word_load(&l1->recs[rec]);
+	if (kvh_word_state(word) != KVH_FRAME_READY)
+		return -EINPROGRESS;
+	if (kvh_word_count(word) >= KVH_LEASED_MAX)
+		return -ENOMEM;
+	kvh_l1_ref(l1, rec);
+	*word_p = word;
+	return 0;
+}
+
+static uint32_t lease_part(struct kvh_l1 *l1, struct kvh_client *client,
+			   const struct kvh_key *keys, uint32_t n, kvh_lease_t *leases,
+			   int32_t *status)
+{
+	uint32_t room = kvh_client_prepare(client, n);
+	uint32_t stamp = kvh_l1_tick(l1, n);
+	uint32_t got = 0;
+	struct kvh_batch batch;
+
+	kvh_batch_fill(&batch, l1, keys, sizeof(*keys), n, false);
+	for (uint32_t at = 0, end; at < n; at = end) {
+		struct kvh_l1_shard *shard = &l1->shards[batch.shard[batch.order[at]]];
+		uint32_t after = KVH_REC_NONE;
+
+		end = kvh_batch_group(&batch, at);
+		pthread_mutex_lock(&shard->lock);
+		for (uint32_t k = at; k < end; k++) {
+			uint32_t i = batch.order[k];
+			uint32_t rec = kvh_batch_find(&batch, shard, i, &keys[i]);
+			uint64_t word;
+
+			leases[i] = KVH_NONE;
+			status[i] = got < room ? lease_rec(l1, rec, &word) : -ENOMEM;
+			if (status[i] != 0)
+				continue;
+			leases[i] = kvh_client_take(client, rec);
+			got++;
+			if ((word & KVH_WORD_PARK) == 0)
+				touch(l1, shard, rec, &after, stamp + n - 1 - i);
+		}
+		pthread_mutex_unlock(&shard->lock);
+	}
+	return got;
+}
+
+uint32_t kvh_l1_lease(struct kvh_l1 *l1, uint32_t client, const struct kvh_key *keys,
+		      uint32_t n, kvh_lease_t *leases, int32_t *status)
+{
+	struct kvh_client *c = kvh_client_lock(l1->clients, client);
+	uint32_t got = 0;
+
+	if (c == NULL) {
+		for (uint32_t i = 0; i < n; i++) {
+			leases[i] = KVH_NONE;
+			status[i] = -ESTALE;
+		}
+		return 0;
+	}
+	for (uint32_t at = 0; at < n; at += KVH_BATCH_MAX)
+		got += lease_part(l1, c, keys + at,
+				  n - at < KVH_BATCH_MAX ? n - at : KVH_BATCH_MAX, leases + at,
+				  status + at);
+	kvh_client_unlock(c);
+	return got;
+}
+
+int kvh_l1_lease_held(struct kvh_l1 *l1, uint32_t client, kvh_frame frame, kvh_lease_t *lease_p)
+{
+	uint32_t rec = kvh_l1_rec(l1, frame);
+	struct kvh_client *c = kvh_client_lock(l1->clients, client);
+	int rc = 0;
+
+	if (c == NULL)
+		return -ESTALE;
+	if (kvh_client_prepare(c, 1) < 1 ||
+	    kvh_word_count(kvh_word_load(&l1->recs[rec])) >= KVH_LEASED_MAX) {
+		rc = -ENOMEM;
+	} else {
+		kvh_l1_ref(l1, rec);
+		*lease_p = kvh_client_take(c, rec);
+	}
+	kvh_client_unlock(c);
+	return rc;
+}
+
+int kvh_l1_release(struct kvh_l1 *l1, kvh_lease_t lease)
+{
+	uint32_t rec;
+	int rc = kvh_lease_end(l1->clients, lease, &rec);
+
+	if (rc == 0)
+		kvh_l1_unref(l1, rec);
+	return rc;
+}
+
+static void count_hold(struct kvh_l1 *l1, uint32_t rec, uint64_t n)
+{
+	__atomic_fetch_add(&kvh_l1_shard_of(l1, rec)->holds, n, __ATOMIC_RELAXED);
+}
+
+/* The lease may be released at any moment, and the record be another frame's
+ * then. So: a word that was read between two looks at the held lease is the
+ * leased frame's, and the swap succeeds only if it still is. */
+int kvh_l1_hold_lease(struct kvh_l1 *l1, kvh_lease_t lease, kvh_frame *frame_p)
+{
+	uint32_t rec, again;
+	uint64_t word;
+	int rc = kvh_lease_rec(l1->clients, lease, &rec);
+
+	if (rc != 0)
+		return rc;
+	word = kvh_word_load(&l1->recs[rec]);
+	do {
+		rc = kvh_lease_rec(l1->clients, lease, &again);
+		if (rc != 0)
+			return rc;
+		assert(again == rec && kvh_word_count(word) > 0);
+		assert(kvh_word_count(word) < KVH_COUNT_MAX);
+	} while (!kvh_word_swap(&l1->recs[rec], &word, word + KVH_WORD_ONE));
+	count_hold(l1, rec, 1);
+	*frame_p = kvh_l1_value(rec, word);
+	return 0;
+}
+
+int kvh_l1_hold_key(struct kvh_l1 *l1, const struct kvh_key *key, kvh_frame *frame_p)
+{
+	struct kvh_batch batch;
+	struct kvh_l1_shard *shard;
+	uint64_t word = 0;
+	uint32_t rec;
+
+	kvh_batch_fill(&batch, l1, key, sizeof(*key), 1, false);
+	shard = &l1->shards[batch.shard[0]];
+	pthread_mutex_lock(&shard->lock);
+	rec = kvh_batch_find(&batch, shard, 0, key);
+	if (rec != KVH_REC_NONE)
+		word = kvh_word_load(&l1->recs[rec]);
+	if (kvh_word_state(word) == KVH_FRAME_READY)
+		kvh_l1_ref(l1, rec);
+	pthread_mutex_unlock(&shard->lock);
+	if (kvh_word_state(word) != KVH_FRAME_READY)
+		return -ENOENT;
+	count_hold(l1, rec, 1);
+	*frame_p = kvh_l1_value(rec, word);
+	return 0;
+}
+
+void kvh_l1_unhold(struct kvh_l1 *l1, kvh_frame frame)
+{
+	uint32_t rec = kvh_l1_rec(l1, frame);
+
+	count_hold(l1, rec, UINT64_MAX);
+	kvh_l1_unref(l1, rec);
+}
