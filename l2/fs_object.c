@@ -272,12 +272,13 @@ int kvh_fs_try_direct(struct fs_l2 *fs)
 	tmp_name(fs, name);
 	ret = write_tmp(fs, name, block, 4096, true, &done);
 	free(block);
-	if (ret == 0)
-		return fs->io->unlink(fs->io_ctx, fs->tmp, name);
-	if (go_buffered(fs, ret, 0))
+	if (ret == 0) /* one that stays is swept by the next instance */
+		(void)fs->io->unlink(fs->io_ctx, fs->tmp, name);
+	if (ret == 0 || go_buffered(fs, ret, 0))
 		return 0;
-	if (ret == -EINVAL)
-		kvh_err("fs: %s: direct=on, and the file system refuses O_DIRECT", fs->path);
-	/* A disk that is full can still be read. */
-	return ret == -ENOSPC || ret == -EDQUOT ? 0 : ret;
+	if (ret == -ENOSPC || ret == -EDQUOT)
+		return 0; /* a disk that is full can still be read */
+	kvh_err("fs: %s: a first write with O_DIRECT: %s%s", fs->path, strerror(-ret),
+		ret == -EINVAL ? ": direct=on, and the file system refuses it" : "");
+	return ret;
 }
