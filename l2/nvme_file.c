@@ -486,8 +486,13 @@ static int open_and_load(struct kvh_nvme_file *file)
 
 static void release(struct kvh_nvme_file *file)
 {
-	if (file->fd >= 0)
+	struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+	if (file->fd >= 0) {
+		/* Nothing runs. The kernel lets go of a ring's file when it likes. */
+		(void)fcntl(file->fd, F_OFD_SETLK, &all);
 		(void)file->io->close(file->io_ctx, file->fd);
+	}
 	free(file->generations);
 	free(file->page);
 	free(file->super);

@@ -51,6 +51,9 @@ int kvh_nvme_super_plan(struct kvh_nvme_super *super, uint64_t bytes, uint64_t s
 		return -EINVAL;
 	if (size == 0)
 		size = min_u64(KVH_NVME_SEGMENT_MAX, bytes / SEGMENTS_MIN);
+	size = align_down(size, KVH_NVME_PAGE);
+	if (size == 0)
+		return -EINVAL;
 	pages = (bytes / size + KVH_NVME_ENTRIES) / KVH_NVME_ENTRIES;
 	data = align_up((2 + 2 * pages) * KVH_NVME_PAGE, DATA_ALIGN);
 	if (data >= bytes)
@@ -58,7 +61,7 @@ int kvh_nvme_super_plan(struct kvh_nvme_super *super, uint64_t bytes, uint64_t s
 	if (segment_bytes == 0)
 		size = min_u64(KVH_NVME_SEGMENT_MAX, (bytes - data) / SEGMENTS_MIN);
 	size = align_down(size, KVH_NVME_PAGE);
-	if (size == 0 || size > bytes - data || (bytes - data) / size > KVH_NVME_SEGMENTS)
+	if (size > bytes - data || (bytes - data) / size > KVH_NVME_SEGMENTS)
 		return -EINVAL;
 	memset(super, 0, sizeof(*super));
 	memcpy(super->magic, super_magic, sizeof(super_magic));

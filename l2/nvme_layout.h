@@ -14,6 +14,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define KVH_NVME_PAGE        4096u
 #define KVH_NVME_VERSION     1u
 #define KVH_NVME_MIN_BYTES   (UINT64_C(1) << 20)
@@ -81,4 +85,7 @@ uint64_t kvh_nvme_segment_bytes(const struct kvh_nvme_super *super, uint32_t seg
 uint64_t kvh_nvme_table_offset(const struct kvh_nvme_super *super, uint32_t page,
 			       uint64_t generation);
 
+#ifdef __cplusplus
+}
+#endif
 #endif
