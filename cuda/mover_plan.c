@@ -93,7 +93,6 @@ static void stages_swap(struct kvh_mover *mover, struct kvh_retired *list, uint6
 		stage->mem = mem;
 	}
 	mover->stage_bytes = bytes;
-	mover->load.used = bytes; /* the current stage counts as full */
 	pthread_mutex_unlock(&mover->lock);
 }
 

@@ -138,21 +138,35 @@ TEST_P(MoverFault, LoadThatCanEnqueueNoMore)
 /* What was enqueued before the failure still runs: done waits for it. */
 TEST_P(MoverFault, ABrokenMoveWaitsForItsCopies)
 {
-	for (bool load : {false, true}) {
+	/* Of a store: order, wait, pages; gather, record, wait, copy, record; two for
+	 * the notice; the second stage. A load copies first. */
+	static const struct {
+		bool load;
+		enum kvh_host_call held;
+		uint64_t held_nth, failed_nth;
+	} cases[] = {
+		{false, KVH_HOST_GATHER, 1, 5}, {false, KVH_HOST_COPY, 2, 8},
+		{false, KVH_HOST_COPY, 2, 12},  {true, KVH_HOST_COPY, 1, 5},
+		{true, KVH_HOST_COPY, 2, 12},   {true, KVH_HOST_SCATTER, 1, 9},
+	};
+
+	for (auto &c : cases) {
 		Rig r(GetParam(), STAGE, 2);
 		Group &g = r.group(small_shape());
+		uint64_t before = kvh_host_count(r.dev, KVH_HOST_ENQUEUE);
 		Job job(r);
 
+		SCOPED_TRACE(std::string(c.load ? "load " : "store ") +
+			     std::to_string(c.failed_nth));
 		job.add(g, 3);
-		r.rule(KVH_HOST_COPY, KVH_HOST_HOLD, 2);
-		/* In the second stage. */
-		uint64_t before = kvh_host_count(r.dev, KVH_HOST_ENQUEUE);
-		r.rule(KVH_HOST_ENQUEUE, KVH_HOST_FAIL, 12, 1, ENOMEM);
-		ASSERT_EQ(0, job.start(load, r.stream));
-		r.until(KVH_HOST_ENQUEUE, before + 12);
+		r.rule(c.held, KVH_HOST_HOLD, c.held_nth);
+		r.rule(KVH_HOST_ENQUEUE, KVH_HOST_FAIL, c.failed_nth, 1, ENOMEM);
+		ASSERT_EQ(0, job.start(c.load, r.stream));
+		r.until(KVH_HOST_ENQUEUE, before + c.failed_nth);
 		r.settle(1);
+		r.until_polled();
 		EXPECT_FALSE(job.finished());
-		if (load) {
+		if (c.load) {
 			EXPECT_EQ(-EIO, kvh_mover_load_wait(r.mover, &job.move, 0, r.stream));
 		}
 		kvh_host_release(r.dev);

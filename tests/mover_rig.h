@@ -204,6 +204,13 @@ class Rig
 				std::this_thread::yield();
 		}
 	}
+	/* Until the mover's thread has looked twice at what is in flight: it has made
+	 * a whole pass since. */
+	void until_polled()
+	{
+		if (kind == Kind::HOST)
+			until(KVH_HOST_QUERY, kvh_host_count(dev, KVH_HOST_QUERY) + 2);
+	}
 	/* Stepped: one random step of mover or device; false: nothing can go on. */
 	bool step()
 	{
