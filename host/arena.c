@@ -101,23 +101,46 @@ static uint32_t alloc_lowest(struct kvh_arena *arena, struct kvh_size_class *cla
 	return len;
 }
 
-static uint32_t alloc_some(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t n,
-			   void **frames)
+/* From a new slab; 0 where there is no room for one. */
+static uint32_t alloc_new(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t n,
+			  void **frames)
 {
-	uint32_t slab, take;
+	uint32_t slab = kvh_slab_make(arena, class);
+	uint32_t take;
+
+	if (slab == KVH_SLAB_NONE)
+		return 0;
+	take = arena->slabs[slab].n_frames;
+	take = take < n ? take : n;
+	take_run(arena, slab, 0, take, frames);
+	return take;
+}
+
+/* One by the first fit. Several: where they lie side by side, in slabs there are
+ * or in new ones, or else wherever there is room. */
+static uint32_t alloc_frames(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t n,
+			     void **frames)
+{
+	uint32_t got = 0, more;
 
 	if (n > 1 && alloc_beside(arena, class, n, frames))
 		return n;
-	if (n > 1 || class->n_partial == 0) {
-		slab = kvh_slab_make(arena, class);
-		if (slab != KVH_SLAB_NONE) {
-			take = arena->slabs[slab].n_frames;
-			take = take < n ? take : n;
-			take_run(arena, slab, 0, take, frames);
-			return take;
-		}
-	}
-	return alloc_lowest(arena, class, n, frames);
+	if (n == 1 && class->n_partial > 0)
+		return alloc_lowest(arena, class, 1, frames);
+	while (got < n && (more = alloc_new(arena, class, n - got, frames + got)) > 0)
+		got += more;
+	while (got < n && (more = alloc_lowest(arena, class, n - got, frames + got)) > 0)
+		got += more;
+	return got;
+}
+
+/* Parts that came from several slabs may not be in order. */
+static bool in_order(void *const *frames, uint32_t n)
+{
+	for (uint32_t i = 1; i < n; i++)
+		if (frames[i] < frames[i - 1])
+			return false;
+	return true;
 }
 
 static int by_address(const void *a, const void *b)
@@ -130,7 +153,7 @@ static int by_address(const void *a, const void *b)
 int kvh_arena_alloc(struct kvh_arena *arena, uint64_t bytes, uint32_t n, void **frames)
 {
 	struct kvh_size_class *class;
-	uint32_t got = 0, parts = 0, some;
+	uint32_t got = 0;
 
 	if (bytes == 0 || bytes % KVH_PAGE_BYTES != 0 || bytes > arena->map.pieces[0].bytes) {
 		kvh_err("a frame of %" PRIu64
@@ -140,17 +163,12 @@ int kvh_arena_alloc(struct kvh_arena *arena, uint64_t bytes, uint32_t n, void **
 	}
 	pthread_mutex_lock(&arena->lock);
 	class = kvh_class_get(arena, (uint32_t)(bytes / KVH_PAGE_BYTES));
-	while (class != NULL && got < n) {
-		some = alloc_some(arena, class, n - got, frames + got);
-		if (some == 0)
-			break;
-		got += some;
-		parts++;
-	}
+	if (class != NULL && n > 0)
+		got = alloc_frames(arena, class, n, frames);
 	arena->frames += got;
 	arena->used_bytes += got * bytes;
 	pthread_mutex_unlock(&arena->lock);
-	if (parts > 1)
+	if (!in_order(frames, got))
 		qsort(frames, got, sizeof(*frames), by_address);
 	return (int)got;
 }

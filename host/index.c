@@ -15,7 +15,7 @@
 #	include <emmintrin.h>
 #endif
 
-#define LANES       16u
+#define LANES       KVH_INDEX_LANES
 #define PLACES      15u /* of a bucket */
 #define PLACES_MASK 0x7FFFu
 #define PASSED_MAX  UINT16_MAX /* stays there: the count is lost, searches go on */
@@ -212,6 +212,15 @@ static void move_bucket(struct kvh_index *index)
 	}
 }
 
+/* Each field as a whole: prefetching reads them without the lock. */
+static void set_table(struct kvh_index_table *table, const struct kvh_index_table *to)
+{
+	__atomic_store_n(&table->slots, to->slots, __ATOMIC_RELAXED);
+	__atomic_store_n(&table->fps, to->fps, __ATOMIC_RELAXED);
+	__atomic_store_n(&table->n_buckets, to->n_buckets, __ATOMIC_RELAXED);
+	table->used = to->used;
+}
+
 static bool has_room(const struct kvh_index *index, uint32_t pct)
 {
 	return (uint64_t)kvh_index_count(index) * 100 <
@@ -235,8 +244,8 @@ static bool make_room(struct kvh_index *index)
 	if (!table_open(&larger, n))
 		return has_room(index, 100);
 	index->old = index->now;
-	index->now = larger;
 	index->moved = 0;
+	set_table(&index->now, &larger);
 	return true;
 }
 
@@ -261,6 +270,18 @@ uint32_t kvh_index_find(const struct kvh_index *index, uint64_t place, const uin
 	if (rec == KVH_INDEX_NONE && index->old.n_buckets > 0)
 		rec = table_find(&index->old, index->recs, place, hash, family);
 	return rec;
+}
+
+uint32_t kvh_index_guess(const struct kvh_index *index, uint64_t place)
+{
+	const struct kvh_index_table *table = &index->now;
+	uint32_t bucket, hits;
+
+	if (table->n_buckets == 0)
+		return KVH_INDEX_NONE;
+	bucket = first_bucket(table, place);
+	hits = match(bucket_fps(table, bucket), fingerprint(place));
+	return hits != 0 ? bucket_slots(table, bucket)[__builtin_ctz(hits)] : KVH_INDEX_NONE;
 }
 
 int kvh_index_insert(struct kvh_index *index, uint64_t place, uint32_t rec)

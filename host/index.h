@@ -25,7 +25,8 @@
 extern "C" {
 #endif
 
-#define KVH_INDEX_NONE UINT32_MAX
+#define KVH_INDEX_NONE  UINT32_MAX
+#define KVH_INDEX_LANES 16u /* of a bucket, the last one for its count */
 
 /* Half a cache line. The index looks at hash and family; word and page are the
  * records' owner's. */
@@ -89,6 +90,22 @@ uint32_t kvh_index_find(const struct kvh_index *index, uint64_t place, const uin
 int kvh_index_insert(struct kvh_index *index, uint64_t place, uint32_t rec);
 /* A record that is in. */
 void kvh_index_erase(struct kvh_index *index, uint64_t place, uint32_t rec);
+
+/* Asks for the lines that a search will look at first. Needs no lock: a table
+ * that changes meanwhile makes it useless, not wrong. */
+static inline void kvh_index_prefetch(const struct kvh_index *index, uint64_t place)
+{
+	const uint16_t *fps = __atomic_load_n(&index->now.fps, __ATOMIC_RELAXED);
+	const uint32_t *slots = __atomic_load_n(&index->now.slots, __ATOMIC_RELAXED);
+	uint32_t n = __atomic_load_n(&index->now.n_buckets, __ATOMIC_RELAXED);
+	uintptr_t bucket = (uintptr_t)((place >> 32) * n >> 32);
+
+	__builtin_prefetch((const void *)((uintptr_t)fps + bucket * KVH_INDEX_LANES * 2));
+	__builtin_prefetch((const void *)((uintptr_t)slots + bucket * KVH_INDEX_LANES * 4));
+}
+
+/* A record that a search will probably look at, or KVH_INDEX_NONE. */
+uint32_t kvh_index_guess(const struct kvh_index *index, uint64_t place);
 
 static inline uint32_t kvh_index_count(const struct kvh_index *index)
 {

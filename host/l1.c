@@ -59,6 +59,7 @@ static int tables_open(struct kvh_l1 *l1)
 static int shards_open(struct kvh_l1 *l1)
 {
 	size_t bytes = l1->n_shards * sizeof(*l1->shards);
+	pthread_mutexattr_t attr;
 
 	l1->shards = aligned_alloc(_Alignof(struct kvh_l1_shard), bytes);
 	l1->oldest = calloc(l1->n_shards, sizeof(*l1->oldest));
@@ -68,14 +69,18 @@ static int shards_open(struct kvh_l1 *l1)
 		return -ENOMEM;
 	}
 	memset(l1->shards, 0, bytes);
+	pthread_mutexattr_init(&attr);
+	/* Held for moments: rather spin a little than sleep. */
+	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP);
 	for (uint32_t i = 0; i < l1->n_shards; i++) {
 		struct kvh_l1_shard *shard = &l1->shards[i];
 
-		pthread_mutex_init(&shard->lock, NULL);
+		pthread_mutex_init(&shard->lock, &attr);
 		kvh_index_open(&shard->index, l1->recs);
 		shard->newest = shard->oldest = KVH_REC_NONE;
 		shard->unused = KVH_REC_NONE;
 	}
+	pthread_mutexattr_destroy(&attr);
 	return 0;
 }
 
@@ -218,19 +223,21 @@ static int reserve_key(struct kvh_l1 *l1, struct kvh_l1_shard *shard,
 	return 0;
 }
 
-/* The items of one shard. The first of a batch is made the newest, the others
- * follow it: of a prompt, the tail is evicted first. */
-static void reserve_group(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t at,
-			  uint32_t end, uint32_t stamp, struct kvh_l1_reserve *items)
+/* The items of some shards, which are locked. The first of a batch is made the
+ * newest, the others follow it: of a prompt, the tail is evicted first. */
+static void reserve_window(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t at,
+			   uint32_t end, uint32_t stamp, struct kvh_l1_reserve *items)
 {
-	struct kvh_l1_shard *shard = &l1->shards[batch->shard[batch->order[at]]];
+	const struct kvh_l1_shard *last = NULL;
 	uint32_t after = KVH_REC_NONE;
 
-	pthread_mutex_lock(&shard->lock);
 	for (; at < end; at++) {
+		struct kvh_l1_shard *shard = kvh_batch_shard(l1, batch, at);
 		uint32_t i = batch->order[at], rec;
 		struct kvh_l1_reserve *item = &items[i];
 
+		after = shard == last ? after : KVH_REC_NONE;
+		last = shard;
 		if (item->status != 0)
 			continue;
 		item->status = reserve_key(l1, shard, batch, i, &item->key, &rec);
@@ -240,7 +247,6 @@ static void reserve_group(struct kvh_l1 *l1, const struct kvh_batch *batch, uint
 		kvh_l1_link(l1, shard, rec, after, stamp + batch->n - 1 - i);
 		after = rec;
 	}
-	pthread_mutex_unlock(&shard->lock);
 }
 
 /* The next items that are reserved and have the size of the first of them. */
@@ -309,8 +315,9 @@ static uint32_t reserve_part(struct kvh_l1 *l1, struct kvh_l1_reserve *items, ui
 		check_size(l1, &items[i]);
 	kvh_batch_fill(&batch, l1, &items[0].key, sizeof(items[0]), n, true);
 	for (uint32_t at = 0, end; at < n; at = end) {
-		end = kvh_batch_group(&batch, at);
-		reserve_group(l1, &batch, at, end, stamp, items);
+		end = kvh_batch_lock(l1, &batch, at);
+		reserve_window(l1, &batch, at, end, stamp, items);
+		kvh_batch_unlock(l1, &batch, at, end);
 	}
 	give_memory(l1, items, n);
 	for (uint32_t i = 0; i < n; i++)
@@ -498,28 +505,27 @@ void kvh_l1_quarantine(struct kvh_l1 *l1, kvh_frame frame)
 
 /* ---- find, stats -------------------------------------------------------- */
 
+static uint8_t found_as(const struct kvh_l1 *l1, uint32_t rec)
+{
+	if (rec == KVH_REC_NONE)
+		return 0;
+	return kvh_word_state(kvh_word_load(&l1->recs[rec])) == KVH_FRAME_READY ? 1 : 2;
+}
+
 static void find_part(struct kvh_l1 *l1, const struct kvh_key *keys, uint32_t n, uint8_t *found)
 {
 	struct kvh_batch batch;
 
 	kvh_batch_fill(&batch, l1, keys, sizeof(*keys), n, false);
 	for (uint32_t at = 0, end; at < n; at = end) {
-		struct kvh_l1_shard *shard = &l1->shards[batch.shard[batch.order[at]]];
-
-		end = kvh_batch_group(&batch, at);
-		pthread_mutex_lock(&shard->lock);
+		end = kvh_batch_lock(l1, &batch, at);
 		for (uint32_t k = at; k < end; k++) {
+			struct kvh_l1_shard *shard = kvh_batch_shard(l1, &batch, k);
 			uint32_t i = batch.order[k];
-			uint32_t rec = kvh_batch_find(&batch, shard, i, &keys[i]);
 
-			found[i] = 0;
-			if (rec != KVH_REC_NONE)
-				found[i] = kvh_word_state(kvh_word_load(&l1->recs[rec])) ==
-							   KVH_FRAME_READY
-						   ? 1
-						   : 2;
+			found[i] = found_as(l1, kvh_batch_find(&batch, shard, i, &keys[i]));
 		}
-		pthread_mutex_unlock(&shard->lock);
+		kvh_batch_unlock(l1, &batch, at, end);
 	}
 }
 

@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * l1_batch.c - groups a batch of keys by shard. Any thread, no lock.
+ * l1_batch.c - groups a batch of keys by shard, and locks shards for it. Any
+ * thread. Locking is a barrier to loads but not to prefetches: these run ahead
+ * over several shards.
  */
 #include "host/l1_batch.h"
 
-#define SMALL 8u
+#define SMALL         8u
+#define WINDOW_KEYS   32u /* as many misses as a core has under way, twice */
+#define WINDOW_SHARDS 8u
 
 static void sort_small(struct kvh_batch *batch)
 {
@@ -62,4 +66,52 @@ void kvh_batch_fill(struct kvh_batch *batch, struct kvh_l1 *l1, const struct kvh
 		sort_small(batch);
 	else
 		sort_counting(batch, l1->n_shards);
+}
+
+static void prefetch_places(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t from,
+			    uint32_t end)
+{
+	for (uint32_t k = from; k < end && k < batch->n; k++)
+		kvh_index_prefetch(&kvh_batch_shard(l1, batch, k)->index,
+				   batch->place[batch->order[k]]);
+}
+
+uint32_t kvh_batch_lock(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t at)
+{
+	struct kvh_l1_shard *last = NULL;
+	uint32_t shards = 0, k;
+
+	if (at == 0)
+		prefetch_places(l1, batch, 0, WINDOW_KEYS);
+	prefetch_places(l1, batch, at + WINDOW_KEYS, at + 2 * WINDOW_KEYS);
+	for (k = at; k < batch->n; k++) {
+		struct kvh_l1_shard *shard = kvh_batch_shard(l1, batch, k);
+		uint32_t guess;
+
+		if (shard != last) {
+			if (shards == WINDOW_SHARDS || k - at >= WINDOW_KEYS)
+				break;
+			pthread_mutex_lock(&shard->lock);
+			shards++;
+			last = shard;
+		}
+		guess = kvh_index_guess(&shard->index, batch->place[batch->order[k]]);
+		if (guess != KVH_INDEX_NONE)
+			__builtin_prefetch(&l1->recs[guess], 1);
+	}
+	return k;
+}
+
+void kvh_batch_unlock(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t at,
+		      uint32_t end)
+{
+	const struct kvh_l1_shard *last = NULL;
+
+	for (; at < end; at++) {
+		struct kvh_l1_shard *shard = kvh_batch_shard(l1, batch, at);
+
+		if (shard != last)
+			pthread_mutex_unlock(&shard->lock);
+		last = shard;
+	}
 }

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * l1_batch.h - keys grouped by shard, so that each shard is locked once a
- * batch. On the caller's stack, 18 KiB.
+ * batch, and in windows of a few shards, so that what the index and the records
+ * miss in the cache is fetched for many keys at a time. On the caller's stack.
  *
- *	for (at = 0; at < batch.n; at = end) {
- *		end = kvh_batch_group(&batch, at);
- *		lock batch.shard[batch.order[at]]
- *		for (k = at; k < end; k++) use item batch.order[k]
- *		unlock
+ *	for (at = 0; at < n; at = end) {
+ *		end = kvh_batch_lock(l1, &batch, at);
+ *		for (k = at; k < end; k++)
+ *			use item batch.order[k] and its shard
+ *		kvh_batch_unlock(l1, &batch, at, end);
  *	}
  */
 #ifndef KVH_HOST_L1_BATCH_H
@@ -30,14 +31,16 @@ struct kvh_batch {
 void kvh_batch_fill(struct kvh_batch *batch, struct kvh_l1 *l1, const struct kvh_key *keys,
 		    size_t stride, uint32_t n, bool add);
 
-static inline uint32_t kvh_batch_group(const struct kvh_batch *batch, uint32_t at)
-{
-	uint16_t shard = batch->shard[batch->order[at]];
+/* Locks the next few shards, in rising order; returns where their items end. No
+ * other shard may be locked until kvh_batch_unlock. */
+uint32_t kvh_batch_lock(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t at);
+void kvh_batch_unlock(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t at,
+		      uint32_t end);
 
-	do
-		at++;
-	while (at < batch->n && batch->shard[batch->order[at]] == shard);
-	return at;
+static inline struct kvh_l1_shard *kvh_batch_shard(struct kvh_l1 *l1,
+						   const struct kvh_batch *batch, uint32_t k)
+{
+	return &l1->shards[batch->shard[batch->order[k]]];
 }
 
 /* The record of item i, under the lock of its shard; or KVH_REC_NONE. */

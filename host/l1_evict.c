@@ -74,26 +74,45 @@ static bool park(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec)
 	return false;
 }
 
+/* The oldest of a shard that are of the age or older, up to n. What evicting
+ * them will miss in the cache is asked for, for all of them at once. */
+static uint32_t list_oldest(struct kvh_l1 *l1, const struct kvh_l1_shard *shard, uint32_t now,
+			    uint32_t age, uint32_t *recs, uint32_t n)
+{
+	uint32_t rec = shard->oldest, len = 0;
+
+	for (; len < n && rec != KVH_REC_NONE; rec = l1->links[rec].newer) {
+		if (age_of(now, l1->links[rec].stamp) < age)
+			break;
+		recs[len++] = rec;
+		__builtin_prefetch(&l1->recs[rec], 1);
+	}
+	for (uint32_t i = 0; i < len; i++) {
+		const struct kvh_index_rec *r = &l1->recs[recs[i]];
+
+		kvh_index_prefetch(&shard->index, kvh_index_rec_place(r));
+	}
+	return len;
+}
+
 /* Victims of one shard that are of the age or older, while more are wanted. */
 static void evict_shard(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t now,
 			uint32_t age, uint32_t want, uint64_t want_bytes, struct victims *gone)
 {
-	pthread_mutex_lock(&shard->lock);
-	for (uint32_t i = 0; i < LOCKED_MAX; i++) {
-		uint32_t rec = shard->oldest;
-		const void *memory;
-		uint64_t bytes;
+	uint32_t recs[LOCKED_MAX], n = want - gone->n;
 
-		if (rec == KVH_REC_NONE || age_of(now, l1->links[rec].stamp) < age ||
-		    gone->n >= want || gone->bytes >= want_bytes)
-			break;
-		bytes = kvh_l1_evict_rec(l1, shard, rec, &memory);
+	pthread_mutex_lock(&shard->lock);
+	n = list_oldest(l1, shard, now, age, recs, n < LOCKED_MAX ? n : LOCKED_MAX);
+	for (uint32_t i = 0; i < n && gone->bytes < want_bytes; i++) {
+		const void *memory;
+		uint64_t bytes = kvh_l1_evict_rec(l1, shard, recs[i], &memory);
+
 		if (bytes > 0) {
 			gone->n++;
 			gone->bytes += bytes;
 			gone->last = memory;
 		} else {
-			(void)park(l1, shard, rec); /* else the next round takes it */
+			(void)park(l1, shard, recs[i]); /* else the next round takes it */
 		}
 	}
 	pthread_mutex_unlock(&shard->lock);

@@ -6,8 +6,8 @@
  * the LRU list 12, the way back from memory to record 4, and 6.4 to 11 of its
  * shard's index.
  *
- * Locks, in this order: client, shard, then the records' pool or the arena. At
- * most one of each kind is held.
+ * Locks, in this order: client, shard, then the records' pool or the arena. Of
+ * shards, either one, or several in rising order (l1_batch.c); of the others one.
  */
 #ifndef KVH_HOST_L1_IMPL_H
 #define KVH_HOST_L1_IMPL_H

@@ -54,37 +54,79 @@ static int32_t lease_rec(struct kvh_l1 *l1, uint32_t rec, uint64_t *word_p)
 	return 0;
 }
 
-static uint32_t lease_part(struct kvh_l1 *l1, struct kvh_client *client,
-			   const struct kvh_key *keys, uint32_t n, kvh_lease_t *leases,
-			   int32_t *status)
+struct lease_part {
+	struct kvh_client *client;
+	const struct kvh_key *keys;
+	kvh_lease_t *leases;
+	int32_t *status;
+	uint32_t room; /* entries that the client has left for it */
+	uint32_t stamp;
+};
+
+/* The records of the items [at, end), whose shards are locked. Their neighbours
+ * in the LRU lists are what is missed in the cache next. */
+static void find_window(struct kvh_l1 *l1, const struct kvh_batch *batch,
+			const struct kvh_key *keys, uint32_t at, uint32_t end, uint32_t *recs)
 {
-	uint32_t room = kvh_client_prepare(client, n);
-	uint32_t stamp = kvh_l1_tick(l1, n);
-	uint32_t got = 0;
+	for (uint32_t k = at; k < end; k++) {
+		uint32_t i = batch->order[k];
+
+		recs[k - at] = kvh_batch_find(batch, kvh_batch_shard(l1, batch, k), i,
+					      &keys[i]);
+		if (recs[k - at] != KVH_REC_NONE)
+			__builtin_prefetch(&l1->links[recs[k - at]], 1);
+	}
+	for (uint32_t k = at; k < end; k++) {
+		uint32_t rec = recs[k - at];
+
+		if (rec == KVH_REC_NONE)
+			continue;
+		/* Of no record, at a list's ends: an address that is never used. */
+		__builtin_prefetch(&l1->links[l1->links[rec].newer], 1);
+		__builtin_prefetch(&l1->links[l1->links[rec].older], 1);
+	}
+}
+
+static uint32_t lease_window(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t at,
+			     uint32_t end, struct lease_part *part)
+{
+	const struct kvh_l1_shard *last = NULL;
+	uint32_t recs[KVH_BATCH_MAX];
+	uint32_t after = KVH_REC_NONE, got = 0;
+
+	find_window(l1, batch, part->keys, at, end, recs);
+	for (uint32_t k = at; k < end; k++) {
+		struct kvh_l1_shard *shard = kvh_batch_shard(l1, batch, k);
+		uint32_t i = batch->order[k], rec = recs[k - at];
+		uint64_t word = 0;
+
+		after = shard == last ? after : KVH_REC_NONE;
+		last = shard;
+		part->leases[i] = KVH_NONE;
+		part->status[i] = got < part->room ? lease_rec(l1, rec, &word) : -ENOMEM;
+		if (part->status[i] != 0)
+			continue;
+		part->leases[i] = kvh_client_take(part->client, rec);
+		got++;
+		if ((word & KVH_WORD_PARK) == 0)
+			touch(l1, shard, rec, &after, part->stamp + batch->n - 1 - i);
+	}
+	part->room -= got;
+	return got;
+}
+
+static uint32_t lease_part(struct kvh_l1 *l1, struct lease_part *part, uint32_t n)
+{
 	struct kvh_batch batch;
+	uint32_t got = 0;
 
-	kvh_batch_fill(&batch, l1, keys, sizeof(*keys), n, false);
+	part->room = kvh_client_prepare(part->client, n);
+	part->stamp = kvh_l1_tick(l1, n);
+	kvh_batch_fill(&batch, l1, part->keys, sizeof(*part->keys), n, false);
 	for (uint32_t at = 0, end; at < n; at = end) {
-		struct kvh_l1_shard *shard = &l1->shards[batch.shard[batch.order[at]]];
-		uint32_t after = KVH_REC_NONE;
-
-		end = kvh_batch_group(&batch, at);
-		pthread_mutex_lock(&shard->lock);
-		for (uint32_t k = at; k < end; k++) {
-			uint32_t i = batch.order[k];
-			uint32_t rec = kvh_batch_find(&batch, shard, i, &keys[i]);
-			uint64_t word;
-
-			leases[i] = KVH_NONE;
-			status[i] = got < room ? lease_rec(l1, rec, &word) : -ENOMEM;
-			if (status[i] != 0)
-				continue;
-			leases[i] = kvh_client_take(client, rec);
-			got++;
-			if ((word & KVH_WORD_PARK) == 0)
-				touch(l1, shard, rec, &after, stamp + n - 1 - i);
-		}
-		pthread_mutex_unlock(&shard->lock);
+		end = kvh_batch_lock(l1, &batch, at);
+		got += lease_window(l1, &batch, at, end, part);
+		kvh_batch_unlock(l1, &batch, at, end);
 	}
 	return got;
 }
@@ -102,10 +144,16 @@ uint32_t kvh_l1_lease(struct kvh_l1 *l1, uint32_t client, const struct kvh_key *
 		}
 		return 0;
 	}
-	for (uint32_t at = 0; at < n; at += KVH_BATCH_MAX)
-		got += lease_part(l1, c, keys + at,
-				  n - at < KVH_BATCH_MAX ? n - at : KVH_BATCH_MAX, leases + at,
-				  status + at);
+	for (uint32_t at = 0; at < n; at += KVH_BATCH_MAX) {
+		struct lease_part part = {
+			.client = c,
+			.keys = keys + at,
+			.leases = leases + at,
+			.status = status + at,
+		};
+
+		got += lease_part(l1, &part, n - at < KVH_BATCH_MAX ? n - at : KVH_BATCH_MAX);
+	}
 	kvh_client_unlock(c);
 	return got;
 }
