@@ -152,16 +152,12 @@ int kvh_l1_open(const struct kvh_l1_opts *opts, struct kvh_l1 **l1_p)
 static void free_memory(struct kvh_l1 *l1, uint32_t rec)
 {
 	const struct kvh_index_rec *r = &l1->recs[rec];
+	enum kvh_frame_state state = kvh_word_state(r->word);
 
-	switch (kvh_word_state(r->word)) {
-	case KVH_FRAME_ABSENT:
-	case KVH_FRAME_QUARANTINED: return;
-	case KVH_FRAME_READY: assert(kvh_word_count(r->word) == 0); break;
-	case KVH_FRAME_FILLING:
-	case KVH_FRAME_CANCELLED:
-	case KVH_FRAME_DOOMED:
-	case KVH_FRAME_NSTATES: assert(!"a frame is held still"); break;
-	}
+	if (state == KVH_FRAME_ABSENT || state == KVH_FRAME_QUARANTINED)
+		return;
+	/* Else somebody holds it still. */
+	assert(state == KVH_FRAME_READY && kvh_word_count(r->word) == 0);
 	if (r->page != KVH_PAGE_UNSET)
 		kvh_arena_free(l1->arena, kvh_l1_memory(l1, r->page));
 }
