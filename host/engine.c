@@ -36,10 +36,9 @@ static void watch_forks(void)
 
 int kvh_engine_alive(const struct kvh_engine *engine)
 {
-	if (engine->forks != __atomic_load_n(&forks, __ATOMIC_RELAXED)) {
-		kvh_err("engine: used in a child of fork; open one there");
+	/* Without a word: the parent may have held the log's lock. */
+	if (engine->forks != __atomic_load_n(&forks, __ATOMIC_RELAXED))
 		return -EPERM;
-	}
 	if (__atomic_load_n(&engine->closing, __ATOMIC_ACQUIRE))
 		return -ESHUTDOWN;
 	return 0;
@@ -47,10 +46,21 @@ int kvh_engine_alive(const struct kvh_engine *engine)
 
 /* ---- options ---------------------------------------------------------- */
 
+int kvh_check_size(const char *what, size_t size, size_t known)
+{
+	if (size == known)
+		return 0;
+	kvh_err("%s: a struct of %zu bytes, this library knows %zu; was it initialised?", what,
+		size, known);
+	return -EINVAL;
+}
+
 void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size)
 {
 	memset(opts, 0, size);
 	opts->size = size;
+	if (size < sizeof(*opts))
+		return; /* never known: every call refuses it */
 	opts->numa_node = -1;
 	opts->l2_retries = 2;
 }
@@ -70,9 +80,7 @@ static int check_watermarks(struct kvh_engine_opts *o)
 	if (o->watermark_low_pct > 0 && o->watermark_low_pct < o->watermark_high_pct &&
 	    o->watermark_high_pct <= 100)
 		return 0;
-	kvh_err("engine: watermark_high_pct %u, watermark_low_pct %u; allowed: 0 < low < high "
-		"<= "
-		"100",
+	kvh_err("engine: watermarks %u and %u; allowed: 0 < low < high <= 100",
 		o->watermark_high_pct, o->watermark_low_pct);
 	return -EINVAL;
 }
@@ -80,8 +88,6 @@ static int check_watermarks(struct kvh_engine_opts *o)
 /* Fills in the defaults. */
 static int check_options(struct kvh_engine_opts *o)
 {
-	if (o->size != sizeof(*o))
-		return bad_option("size", o->size, "what kvh_engine_opts_init set");
 	if (o->l1_bytes < UINT64_C(1) << 20)
 		return bad_option("l1_bytes", o->l1_bytes, ">= 1 MiB");
 	if (o->l1_piece_bytes == 0)
@@ -90,6 +96,12 @@ static int check_options(struct kvh_engine_opts *o)
 		return bad_option("l1_piece_bytes", o->l1_piece_bytes, "2 MiB..1 GiB");
 	if (o->n_l2 > KVH_ADAPTERS_MAX || (o->n_l2 > 0 && o->l2 == NULL))
 		return bad_option("n_l2", o->n_l2, "0..16");
+	for (uint32_t i = 0; i < o->n_l2; i++)
+		if (o->l2[i] == NULL)
+			return bad_option("first L2 spec that is NULL", i, "none");
+	if (o->numa_node < -1)
+		return bad_option("numa_node as unsigned", (uint32_t)o->numa_node,
+				  "-1, or a node");
 	if (o->workers == 0)
 		o->workers = 2;
 	if (o->workers > 64)
@@ -106,28 +118,27 @@ static int check_options(struct kvh_engine_opts *o)
 	return check_watermarks(o);
 }
 
-/* "name:PATH", without the options behind the first comma that is not "\,". */
+/* Of "name:PATH,...", as l2/conf.h reads it; 0: without a path. */
 static size_t spec_path_len(const char *spec)
 {
-	size_t n = 0;
+	size_t start = strcspn(spec, ":"), n;
 
-	while (spec[n] != '\0' && spec[n] != ',') {
+	start += spec[start] == ':';
+	if (spec[start + strcspn(spec + start, "=/,")] == '=')
+		return 0; /* options only */
+	for (n = start; spec[n] != '\0' && spec[n] != ','; n++)
 		if (spec[n] == '\\' && spec[n + 1] == ',')
 			n++;
-		n++;
-	}
-	return n;
+	return n > start ? n : 0;
 }
 
 static int check_specs(const struct kvh_engine_opts *o)
 {
 	for (uint32_t i = 0; i < o->n_l2; i++) {
 		size_t len = spec_path_len(o->l2[i]);
-		const char *colon = memchr(o->l2[i], ':', len);
 
-		if (colon == NULL || colon == o->l2[i] + len - 1)
-			continue; /* no path: two of them do not meet */
-		for (uint32_t j = 0; j < i; j++) {
+		/* Without a path two of them do not meet. */
+		for (uint32_t j = 0; j < i && len > 0; j++) {
 			if (spec_path_len(o->l2[j]) != len ||
 			    memcmp(o->l2[i], o->l2[j], len) != 0)
 				continue;
@@ -222,12 +233,16 @@ static void engine_free(struct kvh_engine *engine)
 
 int kvh_engine_open(const struct kvh_engine_opts *opts, struct kvh_engine **engine_p)
 {
-	struct kvh_engine_opts o = *opts;
-	struct kvh_mover_opts mover = {.stage_bytes = o.stage_bytes};
+	struct kvh_mover_opts mover = {0};
 	const struct kvh_policy *policy;
 	struct kvh_engine *engine;
-	int err = check_options(&o);
+	struct kvh_engine_opts o;
+	int err = kvh_check_size("engine", opts->size, sizeof(*opts));
 
+	if (err != 0)
+		return err;
+	o = *opts;
+	err = check_options(&o);
 	if (err == 0)
 		err = check_specs(&o);
 	if (err == 0)
@@ -243,6 +258,7 @@ int kvh_engine_open(const struct kvh_engine_opts *opts, struct kvh_engine **engi
 	err = open_l1(engine, &o);
 	if (err != 0)
 		goto err_device;
+	mover.stage_bytes = o.stage_bytes;
 	err = kvh_mover_open(engine->dev, &mover, &engine->mover);
 	if (err != 0)
 		goto err_l1;
@@ -280,6 +296,19 @@ static void drain(struct kvh_engine *engine, uint64_t deadline_ns)
 	(void)kvh_controller_drain_wait(engine->controller, deadline_ns);
 }
 
+/* Transfers of an adapter that hang still point to device, metrics and adapter:
+ * that is left, where a debugger and a leak checker find it. */
+static void abandon(struct kvh_engine *engine)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static struct kvh_engine *abandoned;
+
+	pthread_mutex_lock(&lock);
+	engine->abandoned = abandoned;
+	abandoned = engine;
+	pthread_mutex_unlock(&lock);
+}
+
 int kvh_engine_close(struct kvh_engine *engine, uint64_t drain_ns)
 {
 	uint64_t drain_until = kvh_deadline_ns(drain_ns);
@@ -293,8 +322,11 @@ int kvh_engine_close(struct kvh_engine *engine, uint64_t drain_ns)
 		return err;
 	__atomic_store_n(&engine->closing, true, __ATOMIC_RELEASE);
 	drain(engine, drain_until);
+	/* All first: a job of one queue may wait for one of another. */
 	for (struct kvh_queue *queue = engine->queues; queue != NULL; queue = queue->next)
-		kvh_queue_quiesce_wait(queue);
+		kvh_queue_cancel(queue);
+	for (struct kvh_queue *queue = engine->queues; queue != NULL; queue = queue->next)
+		kvh_queue_idle_wait(queue, UINT64_MAX);
 	close_until = kvh_deadline_ns(CLOSE_MIN_NS);
 	err = kvh_controller_close(engine->controller, close_until);
 	while (engine->queues != NULL) {
@@ -312,8 +344,10 @@ int kvh_engine_close(struct kvh_engine *engine, uint64_t drain_ns)
 	kvh_mover_close(engine->mover);
 	kvh_l1_close(engine->l1);
 	kvh_arena_close(engine->arena, err != 0);
-	if (err != 0)
-		return err; /* the device and the metrics are still pointed to */
+	if (err != 0) {
+		abandon(engine);
+		return err;
+	}
 	engine->dev->ops->close(engine->dev);
 	engine_free(engine);
 	return 0;
@@ -372,7 +406,6 @@ int kvh_queue_open(struct kvh_engine *engine, uint32_t capacity, struct kvh_queu
 		return err;
 	}
 	pthread_mutex_lock(&engine->lock);
-	queue->index = engine->next_queue++;
 	queue->next = engine->queues;
 	if (queue->next != NULL)
 		queue->next->prev = queue;
@@ -389,7 +422,8 @@ void kvh_queue_close(struct kvh_queue *queue)
 	if (queue == NULL || kvh_engine_alive(queue->engine) == -EPERM)
 		return;
 	engine = queue->engine;
-	kvh_queue_quiesce_wait(queue);
+	kvh_queue_cancel(queue);
+	kvh_queue_idle_wait(queue, UINT64_MAX);
 	pthread_mutex_lock(&engine->lock);
 	if (queue->prev != NULL)
 		queue->prev->next = queue->next;
@@ -438,8 +472,9 @@ int kvh_status_get(struct kvh_engine *engine, struct kvh_status *st)
 
 	if (err != 0)
 		return err;
-	if (st->size != sizeof(*st))
-		return bad_option("status size", st->size, "sizeof(struct kvh_status)");
+	err = kvh_check_size("status", st->size, sizeof(*st));
+	if (err != 0)
+		return err;
 	kvh_arena_stats(engine->arena, &arena);
 	kvh_l1_stats(engine->l1, &l1);
 	*st = (struct kvh_status){
@@ -484,8 +519,9 @@ int kvh_l2_status_get(struct kvh_engine *engine, uint32_t index, struct kvh_l2_s
 
 	if (err != 0)
 		return err;
-	if (st->size != sizeof(*st))
-		return bad_option("l2 status size", st->size, "sizeof(struct kvh_l2_status)");
+	err = kvh_check_size("l2 status", st->size, sizeof(*st));
+	if (err != 0)
+		return err;
 	if (index >= kvh_controller_adapters(engine->controller))
 		return -ENOENT;
 	adapter = kvh_controller_adapter(engine->controller, index);

@@ -30,14 +30,16 @@ struct kvh_engine {
 	struct kvh_space_table spaces;
 	struct kvh_metrics metrics;
 	kvh_counter sequence; /* of the last store */
+	uint64_t last_job;    /* atomic: how many there were */
 	uint32_t forks;       /* of the process, at open */
 	bool closing;         /* atomic */
 
 	pthread_mutex_t lock; /* of all below */
 	struct kvh_queue *queues;
 	struct kvh_pool *pools;
-	uint32_t next_queue;
 	uint64_t next_pool;
+
+	struct kvh_engine *abandoned; /* the next one that could not be freed */
 };
 
 /* Of a store: rises, also from one run to the next. */
@@ -48,6 +50,9 @@ static inline uint64_t kvh_next_sequence(struct kvh_engine *engine)
 
 /* 0; -EPERM in a child of fork; -ESHUTDOWN while it closes. */
 int kvh_engine_alive(const struct kvh_engine *engine);
+/* 0, or -EINVAL with a log line: a struct of a size that this library does not
+ * know. Before anything else of it is read. */
+int kvh_check_size(const char *what, size_t size, size_t known);
 
 #ifdef __cplusplus
 }

@@ -40,20 +40,21 @@ static void load_done(struct kvh_move *move)
 
 	for (uint32_t i = 0; i < t->n; i++) {
 		struct kvh_piece *piece = &t->pieces[i];
+		int status = kvh_transfer_result(t, i);
 
-		kvh_transfer_status(t, piece->index, t->results[i]);
-		if (t->results[i] == 0) {
+		kvh_transfer_status(t, piece->index, status);
+		if (status == 0) {
 			t->n_ok++;
 			kvh_count(&m->loaded_chunks, 1);
 			kvh_count(&m->loaded_bytes,
 				  t->pool->plans[piece->key.group]->payload_bytes);
 		} else if (t->first_error == 0) {
-			t->first_error = t->results[i];
+			t->first_error = status;
 		}
 		if ((t->flags & KVH_LOAD_RELEASE) != 0)
 			(void)kvh_l1_release(t->engine->l1, piece->lease);
 	}
-	if (move->status == -EIO)
+	if (move->status != 0)
 		kvh_count(&m->device_errors, 1);
 	load_unhold(t);
 	kvh_transfer_moved(t);
@@ -161,8 +162,10 @@ int kvh_load(struct kvh_queue *queue, kvh_pool_t pool_id, const struct kvh_load_
 	kvh_job_t id;
 	int err;
 
-	err = kvh_transfer_begin(queue, pool_id, opts->size, sizeof(*opts), opts->flags,
-				 KVH_LOAD_RELEASE, n, &pool);
+	err = kvh_check_size("load", opts->size, sizeof(*opts));
+	if (err == 0)
+		err = kvh_transfer_begin(queue, pool_id, opts->flags, KVH_LOAD_RELEASE, n,
+					 &pool);
 	if (err != 0)
 		return err;
 	err = kvh_transfer_order_point(queue->engine, opts->stream, opts->event);

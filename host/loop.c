@@ -41,23 +41,27 @@ static struct kvh_loop *of_wake(struct kvh_loop_source *source)
 	return (struct kvh_loop *)((char *)source - offsetof(struct kvh_loop, wake));
 }
 
-/* Runs all that was posted before; returns true when stopping and empty. */
+/* Runs what was posted before; when stopping, until nothing is left, since no
+ * event follows the last. True: stopping, and empty. */
 static bool run_posted(struct kvh_loop *loop)
 {
 	struct kvh_loop_work *work, *next;
-	bool stop;
+	bool stopping, empty;
 
-	pthread_mutex_lock(&loop->lock);
-	work = loop->head;
-	loop->head = NULL;
-	loop->tail = &loop->head;
-	stop = loop->stopping && work == NULL;
-	pthread_mutex_unlock(&loop->lock);
-	for (; work != NULL; work = next) {
-		next = work->next;
-		work->run(work);
-	}
-	return stop;
+	do {
+		pthread_mutex_lock(&loop->lock);
+		work = loop->head;
+		loop->head = NULL;
+		loop->tail = &loop->head;
+		stopping = loop->stopping;
+		pthread_mutex_unlock(&loop->lock);
+		empty = work == NULL;
+		for (; work != NULL; work = next) {
+			next = work->next;
+			work->run(work);
+		}
+	} while (stopping && !empty);
+	return stopping;
 }
 
 static void wake_ready(struct kvh_loop_source *source)
@@ -208,8 +212,7 @@ void kvh_loop_stop(struct kvh_loop *loop)
 	if (loop->started)
 		pthread_join(loop->thread, NULL);
 	loop->started = false;
-	while (!run_posted(loop))
-		;
+	(void)run_posted(loop);
 }
 
 void kvh_loop_close(struct kvh_loop *loop)

@@ -171,10 +171,6 @@ static int check_desc(struct kvh_engine *engine, const struct kvh_pool_desc *des
 	static const uint8_t any[16];
 	struct kvh_device_info info;
 
-	if (desc->size != sizeof(*desc)) {
-		kvh_err("pool: size is %zu, allowed: what kvh_pool_desc_init set", desc->size);
-		return -EINVAL;
-	}
 	if (desc->n_planes != space->n_planes || desc->planes == NULL ||
 	    desc->group_pages == NULL || desc->allocs == NULL || desc->n_allocs == 0) {
 		kvh_err("pool: %u planes in %u allocations, the space has %u planes",
@@ -221,6 +217,8 @@ int kvh_pool_register(struct kvh_engine *engine, const struct kvh_pool_desc *des
 	struct kvh_pool *pool;
 	int err = kvh_engine_alive(engine);
 
+	if (err == 0)
+		err = kvh_check_size("pool", desc->size, sizeof(*desc));
 	if (err != 0)
 		return err;
 	space = kvh_space_table_find(&engine->spaces, desc->space);
@@ -242,7 +240,7 @@ int kvh_pool_register(struct kvh_engine *engine, const struct kvh_pool_desc *des
 	err = make_plans(pool, desc);
 	if (err != 0) {
 		kvh_pool_free(pool);
-		return err;
+		return engine->dev->ops->dead(engine->dev) ? -ENODEV : err;
 	}
 	pthread_mutex_lock(&engine->lock);
 	pool->id = ++engine->next_pool;

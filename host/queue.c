@@ -22,10 +22,15 @@
 
 #define EVENTS_A_JOB 3u
 
-/* id: generation (32 bits) | queue (16) | slot (16), and never 0. */
-static kvh_job_t job_id(const struct kvh_queue *queue, uint32_t slot, uint32_t generation)
+/* id: number in the engine (48 bits), from 1 | slot (16). Never used again. */
+static kvh_job_t job_id(const struct kvh_queue *queue, uint32_t slot)
 {
-	return (uint64_t)generation << 32 | (uint64_t)(queue->index & 0xFFFF) << 16 | slot;
+	return __atomic_add_fetch(&queue->engine->last_job, 1, __ATOMIC_RELAXED) << 16 | slot;
+}
+
+static uint32_t job_slot(kvh_job_t id)
+{
+	return (uint32_t)(id & 0xFFFF);
 }
 
 static uint32_t ring_size(const struct kvh_queue *queue)
@@ -59,9 +64,7 @@ int kvh_job_begin(struct kvh_queue *queue, const struct kvh_job_ops *ops, uint64
 	if (job != NULL) {
 		queue->free_jobs = job->next_free;
 		queue->n_active++;
-		if (++job->generation == 0)
-			job->generation = 1;
-		job->id = job_id(queue, (uint32_t)(job - queue->jobs), job->generation);
+		job->id = job_id(queue, (uint32_t)(job - queue->jobs));
 		job->ops = ops;
 		job->body = NULL;
 		job->user_data = user_data;
@@ -73,6 +76,7 @@ int kvh_job_begin(struct kvh_queue *queue, const struct kvh_job_ops *ops, uint64
 		kvh_debug("queue: all of %u jobs are outstanding", queue->capacity);
 		return -EAGAIN;
 	}
+	kvh_count(&queue->engine->metrics.jobs, 1);
 	*job_p = job;
 	return 0;
 }
@@ -96,6 +100,7 @@ void kvh_job_abandon(struct kvh_job *job)
 	queue->n_active--;
 	free_locked(job);
 	pthread_mutex_unlock(&queue->lock);
+	kvh_uncount(&queue->engine->metrics.jobs, 1);
 }
 
 void kvh_job_event(struct kvh_job *job, enum kvh_event_type type, uint32_t n_ok,
@@ -138,7 +143,7 @@ void kvh_job_end(struct kvh_job *job, int status, uint32_t n_ok, uint32_t usable
 
 struct kvh_job *kvh_job_find(struct kvh_queue *queue, kvh_job_t id)
 {
-	uint32_t slot = (uint32_t)(id & 0xFFFF);
+	uint32_t slot = job_slot(id);
 	struct kvh_job *job = NULL;
 
 	pthread_mutex_lock(&queue->lock);
@@ -147,6 +152,14 @@ struct kvh_job *kvh_job_find(struct kvh_queue *queue, kvh_job_t id)
 		job = &queue->jobs[slot];
 	pthread_mutex_unlock(&queue->lock);
 	return job;
+}
+
+/* The user has seen its end, or never will. */
+static void job_forget(struct kvh_job *job)
+{
+	kvh_uncount(&job->queue->engine->metrics.jobs, 1);
+	if (job->ops->forget != NULL)
+		job->ops->forget(job);
 }
 
 /* Takes events out; forgets the jobs that have ended with them. */
@@ -164,12 +177,11 @@ static uint32_t take(struct kvh_queue *queue, struct kvh_event *events, uint32_t
 	}
 	pthread_mutex_unlock(&queue->lock);
 	for (uint32_t i = 0; i < n; i++) {
-		struct kvh_job *job = &queue->jobs[events[i].job & 0xFFFF];
+		struct kvh_job *job = &queue->jobs[job_slot(events[i].job)];
 
 		if (events[i].type != KVH_EVENT_DONE)
 			continue;
-		if (job->ops->forget != NULL)
-			job->ops->forget(job);
+		job_forget(job);
 		pthread_mutex_lock(&queue->lock);
 		queue->n_ended--;
 		free_locked(job);
@@ -220,7 +232,7 @@ void kvh_queue_idle_wait(struct kvh_queue *queue, uint64_t deadline_ns)
 	pthread_mutex_unlock(&queue->lock);
 }
 
-void kvh_queue_quiesce_wait(struct kvh_queue *queue)
+void kvh_queue_cancel(struct kvh_queue *queue)
 {
 	for (uint32_t i = 0; i < queue->capacity; i++) {
 		struct kvh_job *job = &queue->jobs[i];
@@ -233,14 +245,13 @@ void kvh_queue_quiesce_wait(struct kvh_queue *queue)
 		if (active && job->ops->cancel != NULL)
 			job->ops->cancel(job);
 	}
-	kvh_queue_idle_wait(queue, UINT64_MAX);
 }
 
 void kvh_queue_free(struct kvh_queue *queue)
 {
 	for (uint32_t i = 0; queue->jobs != NULL && i < queue->capacity; i++)
-		if (queue->jobs[i].state == KVH_JOB_ENDED && queue->jobs[i].ops->forget != NULL)
-			queue->jobs[i].ops->forget(&queue->jobs[i]);
+		if (queue->jobs[i].state == KVH_JOB_ENDED)
+			job_forget(&queue->jobs[i]);
 	if (queue->fd >= 0)
 		(void)close(queue->fd);
 	pthread_cond_destroy(&queue->idle);
@@ -254,7 +265,9 @@ void kvh_queue_free(struct kvh_queue *queue)
 
 int kvh_queue_fd(const struct kvh_queue *queue)
 {
-	return queue->fd;
+	int err = kvh_engine_alive(queue->engine);
+
+	return err != 0 ? err : queue->fd;
 }
 
 int kvh_queue_poll(struct kvh_queue *queue, struct kvh_event *events, uint32_t max)

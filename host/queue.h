@@ -44,14 +44,12 @@ struct kvh_job {
 	void *body;
 	uint64_t user_data;
 	enum kvh_job_state state; /* under the queue's lock */
-	uint32_t generation;
 	struct kvh_job *next_free;
 };
 
 struct kvh_queue {
 	struct kvh_engine *engine;
 	struct kvh_queue *prev, *next; /* of the engine's list */
-	uint32_t index;                /* in every job's id */
 	uint32_t client;               /* its leases */
 	uint32_t capacity;
 	int fd;
@@ -82,9 +80,9 @@ struct kvh_job *kvh_job_find(struct kvh_queue *queue, kvh_job_t id);
 
 /* Waits until n_active is 0, at most until deadline_ns. */
 void kvh_queue_idle_wait(struct kvh_queue *queue, uint64_t deadline_ns);
-/* Cancels all, and waits until n_active is 0. */
-void kvh_queue_quiesce_wait(struct kvh_queue *queue);
-/* Forgets every job. After quiesce. */
+/* Cancels all. They end later: kvh_queue_idle_wait. */
+void kvh_queue_cancel(struct kvh_queue *queue);
+/* Forgets every job. None is ACTIVE. */
 void kvh_queue_free(struct kvh_queue *queue);
 int kvh_queue_make(struct kvh_engine *engine, uint32_t capacity, struct kvh_queue **queue_p);
 

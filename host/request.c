@@ -180,7 +180,6 @@ static void prefetch_ended(struct kvh_prefetch *base, int status, uint32_t usabl
 	struct prefetch_job *p = (struct prefetch_job *)base;
 
 	p->ended = true;
-	kvh_uncount(&p->engine->metrics.jobs, 1);
 	kvh_controller_pressure(p->engine->controller);
 	kvh_job_end(p->job, status, n_ok, usable, 0);
 }
@@ -253,15 +252,13 @@ int kvh_prefetch(struct kvh_queue *queue, const struct kvh_prefix *prefix,
 	uint32_t n_ok;
 	int err = find_space(queue, prefix, &space);
 
+	if (err == 0)
+		err = kvh_check_size("prefetch", opts->size, sizeof(*opts));
 	if (err != 0)
 		return err;
-	if (opts->size != sizeof(*opts) || (opts->flags & ~KVH_PREFETCH_FOUND) != 0 ||
-	    leases == NULL) {
-		kvh_err("prefetch: options of size %zu with flags %#x, %s leases; allowed: "
-			"%zu, "
-			"within %#x, with leases",
-			opts->size, opts->flags, leases != NULL ? "with" : "without",
-			sizeof(*opts), KVH_PREFETCH_FOUND);
+	if ((opts->flags & ~KVH_PREFETCH_FOUND) != 0 || leases == NULL) {
+		kvh_err("prefetch: flags %#x, %s leases; allowed: within %#x, with leases",
+			opts->flags, leases != NULL ? "with" : "without", KVH_PREFETCH_FOUND);
 		return -EINVAL;
 	}
 	p = prefetch_make(queue, prefix, space);
@@ -277,7 +274,6 @@ int kvh_prefetch(struct kvh_queue *queue, const struct kvh_prefix *prefix,
 	p->base.deadline_ns = opts->deadline_ns != 0 ? kvh_deadline_ns(opts->deadline_ns)
 						     : UINT64_MAX;
 	p->base.want_found = (opts->flags & KVH_PREFETCH_FOUND) != 0;
-	kvh_count(&queue->engine->metrics.jobs, 1);
 	*job_p = p->job->id;
 	if (kvh_prefetch_from_l1(queue->engine->controller, &p->base, &n_ok)) {
 		if (p->base.want_found)
@@ -347,7 +343,6 @@ static void erase_ended(struct kvh_erase *base)
 			e->user_status[i] = status;
 	}
 	e->ended = true;
-	kvh_uncount(&e->engine->metrics.jobs, 1);
 	kvh_job_end(e->job, first, n_ok, 0, 0);
 }
 
@@ -421,7 +416,6 @@ int kvh_erase(struct kvh_queue *queue, const struct kvh_key *keys, uint32_t n,
 	e->base.n = n;
 	e->base.status = e->status;
 	e->base.ended = erase_ended;
-	kvh_count(&engine->metrics.jobs, 1);
 	*job_p = e->job->id;
 	kvh_controller_erase(engine->controller, &e->base);
 	return 0;

@@ -225,6 +225,8 @@ void kvh_space_desc_init(struct kvh_space_desc *desc, size_t size)
 {
 	memset(desc, 0, size);
 	desc->size = size;
+	if (size < sizeof(*desc))
+		return; /* never known: every call refuses it */
 	desc->tp_size = 1;
 	desc->pp_size = 1;
 }

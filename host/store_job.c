@@ -127,7 +127,7 @@ static void store_publish(struct kvh_transfer *t, uint32_t i)
 	struct kvh_engine *engine = t->engine;
 	struct kvh_piece *piece = &t->pieces[i];
 	struct persisting *p = t->persisting;
-	int status = t->results[i];
+	int status = kvh_transfer_result(t, i);
 
 	if (status == 0) {
 		if (p != NULL) {
@@ -174,7 +174,7 @@ static void store_done(struct kvh_move *move)
 
 	for (uint32_t i = 0; i < t->n_moving; i++)
 		store_publish(t, i);
-	if (move->status == -EIO)
+	if (move->status != 0 && move->status != -ECANCELED)
 		kvh_count(&t->engine->metrics.device_errors, 1);
 	kvh_transfer_moved(t);
 	kvh_controller_pressure(t->engine->controller);
@@ -208,8 +208,12 @@ static int store_reserve(struct kvh_transfer *t)
 			continue;
 		}
 		kvh_transfer_status(t, i, status);
-		kvh_count(status == -ENOMEM ? &m->store_no_memory : &m->store_exists, 1);
-		if (status != -EEXIST && status != -EINPROGRESS && t->first_error == 0)
+		if (status == -EEXIST || status == -EINPROGRESS) {
+			kvh_count(&m->store_exists, 1);
+			continue;
+		}
+		kvh_count(status == -ENOMEM ? &m->store_no_memory : &m->store_failed, 1);
+		if (t->first_error == 0)
 			t->first_error = status;
 	}
 	free(items);
@@ -250,8 +254,6 @@ static int store_start(struct kvh_transfer *t, const struct kvh_store_opts *opts
 		return err;
 	t->move.done = store_done;
 	if (t->n_moving == 0) {
-		kvh_pool_hold(t->pool);
-		kvh_count(&t->engine->metrics.jobs, 1);
 		store_finish(t);
 		return 0;
 	}
@@ -269,8 +271,10 @@ int kvh_store(struct kvh_queue *queue, kvh_pool_t pool_id, const struct kvh_stor
 	kvh_job_t id;
 	int err;
 
-	err = kvh_transfer_begin(queue, pool_id, opts->size, sizeof(*opts), opts->flags,
-				 KVH_STORE_PACKED | KVH_STORE_PERSISTED, n, &pool);
+	err = kvh_check_size("store", opts->size, sizeof(*opts));
+	if (err == 0)
+		err = kvh_transfer_begin(queue, pool_id, opts->flags,
+					 KVH_STORE_PACKED | KVH_STORE_PERSISTED, n, &pool);
 	if (err != 0)
 		return err;
 	err = store_check(pool, chunks, n);

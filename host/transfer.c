@@ -109,15 +109,28 @@ void kvh_transfer_moved(struct kvh_transfer *t)
 		kvh_pool_user_remove(t->pool, &t->user);
 	t->moved = true;
 	pthread_mutex_unlock(&t->pool->lock);
+	kvh_pool_put(t->pool);
 }
 
 void kvh_transfer_end(struct kvh_transfer *t, int status)
 {
-	struct kvh_pool *pool = t->pool;
-
-	kvh_uncount(&t->engine->metrics.jobs, 1);
 	kvh_job_end(t->job, status, t->n_ok, 0, t->move.pages_lost ? KVH_EVENT_PAGES_LOST : 0);
-	kvh_pool_put(pool);
+}
+
+int kvh_transfer_result(const struct kvh_transfer *t, uint32_t i)
+{
+	int result = t->results[i];
+
+	return result == 0 || result == -ECANCELED ? result : -EIO;
+}
+
+/* -EIO of a call says that it was refused, or that the device has died. */
+static int device_error(struct kvh_engine *engine, int err)
+{
+	if (!engine->dev->ops->dead(engine->dev))
+		return err;
+	kvh_err("transfer: the device has died");
+	return -ENODEV;
 }
 
 int kvh_transfer_start(struct kvh_transfer *t, struct CUstream_st *stream,
@@ -129,39 +142,30 @@ int kvh_transfer_start(struct kvh_transfer *t, struct CUstream_st *stream,
 	if (err != 0)
 		return err;
 	kvh_pool_hold(t->pool);
-	kvh_count(&t->engine->metrics.jobs, 1);
 	err = t->is_load ? kvh_mover_load(mover, &t->move, stream, event)
 			 : kvh_mover_store(mover, &t->move, stream, event);
 	if (err != 0) {
-		kvh_uncount(&t->engine->metrics.jobs, 1);
 		kvh_pool_put(t->pool);
-		return err == -EIO ? -ENODEV : err;
+		return device_error(t->engine, err);
 	}
 	join_pool(t);
 	return 0;
 }
 
-/* What every call checks first; a pool to be put, and room in the queue. */
-int kvh_transfer_begin(struct kvh_queue *queue, kvh_pool_t pool_id, size_t opts_size,
-		       size_t size, uint32_t flags, uint32_t known, uint32_t n,
-		       struct kvh_pool **pool_p)
+int kvh_transfer_begin(struct kvh_queue *queue, kvh_pool_t pool_id, uint32_t flags,
+		       uint32_t known, uint32_t n, struct kvh_pool **pool_p)
 {
 	int err = kvh_engine_alive(queue->engine);
 
 	if (err != 0)
 		return err;
-	if (opts_size != size || (flags & ~known) != 0 || n == 0) {
-		kvh_err("transfer: %u chunks, options of size %zu with flags %#x; allowed: >= "
-			"1, "
-			"%zu, within %#x",
-			n, opts_size, flags, size, known);
+	if ((flags & ~known) != 0 || n == 0) {
+		kvh_err("transfer: %u chunks, flags %#x; allowed: >= 1, within %#x", n, flags,
+			known);
 		return -EINVAL;
 	}
-	if (queue->engine->dev->ops->dead(queue->engine->dev)) {
-		kvh_err("transfer: the device has died");
-		return -ENODEV;
-	}
-	return kvh_pool_get(queue->engine, pool_id, pool_p);
+	err = device_error(queue->engine, 0);
+	return err != 0 ? err : kvh_pool_get(queue->engine, pool_id, pool_p);
 }
 
 int kvh_transfer_order_point(struct kvh_engine *engine, struct CUstream_st *stream,
@@ -180,5 +184,5 @@ int kvh_transfer_order_point(struct kvh_engine *engine, struct CUstream_st *stre
 		kvh_err("transfer: the stream is being captured");
 		return -EBUSY;
 	}
-	return capturing;
+	return capturing < 0 ? device_error(engine, capturing) : 0;
 }

@@ -29,7 +29,8 @@ struct kvh_transfer {
 	struct kvh_move move;
 	struct kvh_move_part parts[KVH_GROUPS_MAX];
 	bool is_load;
-	bool moved; /* the mover is done with it; under the pool's lock */
+	bool moved; /* the mover is done with it; under the pool's lock. Then the pool
+		     * may be gone. */
 	uint32_t flags;
 	int32_t *status; /* the caller's, or NULL */
 	uint32_t n, n_moving;
@@ -49,9 +50,8 @@ static inline void kvh_transfer_status(struct kvh_transfer *t, uint32_t index, i
 }
 
 /* Checks what every call checks first. The pool is to be put. */
-int kvh_transfer_begin(struct kvh_queue *queue, kvh_pool_t pool_id, size_t opts_size,
-		       size_t size, uint32_t flags, uint32_t known, uint32_t n,
-		       struct kvh_pool **pool_p);
+int kvh_transfer_begin(struct kvh_queue *queue, kvh_pool_t pool_id, uint32_t flags,
+		       uint32_t known, uint32_t n, struct kvh_pool **pool_p);
 int kvh_transfer_order_point(struct kvh_engine *engine, struct CUstream_st *stream,
 			     struct CUevent_st *event);
 /* NULL: no memory. */
@@ -59,10 +59,14 @@ struct kvh_transfer *kvh_transfer_make(struct kvh_queue *queue, struct kvh_pool 
 				       uint32_t n, bool is_load);
 void kvh_transfer_free(struct kvh_transfer *t);
 /* Makes the move's parts of the first n_moving pieces, and gives them to the
- * mover. The job is counted, and holds the pool, from here to its end. */
+ * mover. It holds the pool from here until kvh_transfer_moved. */
 int kvh_transfer_start(struct kvh_transfer *t, struct CUstream_st *stream,
 		       struct CUevent_st *event);
-/* From `done`: no transfer touches the pages any more. */
+/* What the mover says of a piece that it moved, as users are told: 0, -ECANCELED,
+ * and -EIO for whatever the device refused. */
+int kvh_transfer_result(const struct kvh_transfer *t, uint32_t i);
+/* From `done`: no transfer touches the pages any more. Before the end, so that
+ * nothing but the body is left to whoever ends the job. */
 void kvh_transfer_moved(struct kvh_transfer *t);
 /* The terminal event; the user's thread may free t from here on. */
 void kvh_transfer_end(struct kvh_transfer *t, int status);

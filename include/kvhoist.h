@@ -21,7 +21,8 @@
  *              from its queue.
  *   threads    an engine may be used from any thread; a queue from one thread
  *              at a time. No call waits for a device, a disk or the network,
- *              but kvh_queue_wait, kvh_queue_close and kvh_engine_close.
+ *              but kvh_engine_open, kvh_pool_register, kvh_queue_wait,
+ *              kvh_queue_close and kvh_engine_close.
  *   values     spaces, pools, jobs and leases are 64-bit values, 0 is none.
  *              They mean the same in every process attached to an engine.
  *   structs    those with `size` are filled by their _init function first,
@@ -83,7 +84,8 @@ struct kvh_engine_opts {
 	/* "auto": a GPU if there is one, else the host. "host", "cuda", "cuda:N".
 	 * NULL is "auto". L1 is pinned for it, near it. */
 	const char *device;
-	uint64_t l1_bytes;       /* pinned memory for frames, >= 1 MiB; rounded down to 2 MiB */
+	uint64_t l1_bytes;       /* pinned memory for frames, >= 1 MiB; rounded down to a
+				  * multiple of 2 MiB, but 2 MiB at least */
 	uint64_t l1_piece_bytes; /* registered at once, 2 MiB..1 GiB; 0: 1 GiB */
 	/* Adapters in order of preference, each "name:PATH,option=value,...", as
 	 * docs/adapters.md lists them. The same name and path twice is -EEXIST. */
@@ -228,7 +230,7 @@ struct kvh_key {
 enum kvh_event_type {
 	KVH_EVENT_PACKED,    /* store: the pages have been read and may be overwritten */
 	KVH_EVENT_FOUND,     /* prefetch: what L1 and L2 say they have; no promise */
-	KVH_EVENT_PERSISTED, /* store: every adapter has answered for every chunk */
+	KVH_EVENT_PERSISTED, /* store: every adapter has answered for every chunk stored */
 	KVH_EVENT_DONE,      /* terminal: the last event of the job */
 };
 
@@ -306,7 +308,7 @@ KVH_API void kvh_pool_desc_init(struct kvh_pool_desc *desc, size_t size);
 /* -EINVAL  a plane leaves its allocation, planes of one group overlap, strides
  *          do not fit the shape or its order; the log has plane and value
  * -ENOENT  no such space
- * -ENODEV  the uuid is not the engine's device
+ * -ENODEV  the uuid is not the engine's device, or that has died
  * -ENOMEM  no device memory for stages */
 KVH_API int kvh_pool_register(struct kvh_engine *engine, const struct kvh_pool_desc *desc,
 			      kvh_pool_t *pool_p);
@@ -349,7 +351,9 @@ KVH_API void kvh_store_opts_init(struct kvh_store_opts *opts, size_t size);
  *   -EEXIST       was already there: nothing copied
  *   -EINPROGRESS  another store or prefetch is making it: nothing copied
  *   -ENOMEM       L1 is full of leased or unfinished frames: release some
- *   -ECANCELED, -EIO (device)
+ *   -EINVAL       a frame of this size is larger than a piece of L1
+ *   -ECANCELED    kvh_cancel, pool_unregister or close; or erased meanwhile
+ *   -EIO          the device has failed
  * As a result of the call (nothing is enqueued, no job was made):
  *   -EINVAL  n is 0; a page is out of range; a key of another space, rank or
  *            group than the pool has; n_pages is not the group's
