@@ -7,7 +7,7 @@
  * the open file. io_uring holds one until its writes have ended, so the lock of
  * a killed process also keeps us off until its last write is on the disk.
  */
-#include "l2/nvme_file.h"
+#include "l2/nvme_engine.h"
 
 #include "host/clock.h"
 #include "host/log.h"
@@ -28,49 +28,40 @@
 #define LOCK_WAIT_NS  (2 * KVH_NS_PER_S) /* for the writes of a process that died */
 #define LOCK_PAUSE_NS (5 * KVH_NS_PER_MS)
 
-/* ---- aligned transfers, continued where they end early ---- */
+/* ---- transfers ---- */
 
-/* What O_DIRECT lets us go on from: a whole page. */
-static uint64_t progress(const struct kvh_nvme_file *file, ssize_t got)
+static int transfer(struct kvh_nvme_file *file, struct kvh_nvme_io *io)
 {
-	return file->direct ? (uint64_t)got & ~(uint64_t)(KVH_NVME_PAGE - 1) : (uint64_t)got;
-}
+	ssize_t res;
 
-static int failed(struct kvh_nvme_file *file, int ret)
-{
-	if (ret == -EINVAL && file->direct)
+	do {
+		char *buf = io->buf + io->done;
+		size_t len = kvh_nvme_io_piece(io);
+		off_t off = (off_t)(io->off + io->done);
+
+		if (io->dir == KVH_IO_READ)
+			res = file->io->pread(file->io_ctx, file->fd, buf, len, off);
+		else
+			res = file->io->pwrite(file->io_ctx, file->fd, buf, len, off);
+	} while (!kvh_nvme_io_advance(io, res, file->direct));
+	if (io->result == -EINVAL && file->direct)
 		file->refused = true;
-	return ret;
+	return io->result;
 }
 
 int kvh_nvme_file_read(struct kvh_nvme_file *file, void *buf, uint64_t len, uint64_t off)
 {
-	for (uint64_t done = 0; done < len;) {
-		ssize_t got = file->io->pread(file->io_ctx, file->fd, (char *)buf + done,
-					      len - done, (off_t)(off + done));
+	struct kvh_nvme_io io = {.dir = KVH_IO_READ, .buf = buf, .len = len, .off = off};
 
-		if (got < 0)
-			return failed(file, (int)got);
-		if (progress(file, got) == 0)
-			return -EIO;
-		done += progress(file, got);
-	}
-	return 0;
+	return transfer(file, &io);
 }
 
 int kvh_nvme_file_write(struct kvh_nvme_file *file, const void *buf, uint64_t len, uint64_t off)
 {
-	for (uint64_t done = 0; done < len;) {
-		ssize_t put = file->io->pwrite(file->io_ctx, file->fd, (const char *)buf + done,
-					       len - done, (off_t)(off + done));
+	struct kvh_nvme_io io = {
+		.dir = KVH_IO_WRITE, .buf = (char *)buf, .len = len, .off = off};
 
-		if (put < 0)
-			return failed(file, (int)put);
-		if (progress(file, put) == 0)
-			return -EIO;
-		done += progress(file, put);
-	}
-	return 0;
+	return transfer(file, &io);
 }
 
 static int file_sync(const struct kvh_nvme_file *file)
@@ -101,8 +92,11 @@ static int open_direct_or_not(struct kvh_nvme_file *file)
 
 	if (ret != -EINVAL || !file->direct || file->conf->direct == KVH_NVME_DIRECT_ON)
 		return ret;
-	kvh_warn("nvme: %s: no O_DIRECT here, goes through the page cache", file->conf->path);
-	return open_fd(file, false);
+	ret = open_fd(file, false);
+	if (ret == 0)
+		kvh_warn("nvme: %s: no O_DIRECT here, goes through the page cache",
+			 file->conf->path);
+	return ret;
 }
 
 static int create(struct kvh_nvme_file *file)
@@ -473,8 +467,12 @@ static int open_and_load(struct kvh_nvme_file *file)
 
 	if (ret == 0)
 		ret = load(file);
-	if (ret != -EINVAL || !file->refused || file->conf->direct == KVH_NVME_DIRECT_ON)
+	if (ret != -EINVAL || !file->refused)
 		return ret;
+	if (file->conf->direct == KVH_NVME_DIRECT_ON) {
+		kvh_err("nvme: %s: O_DIRECT is refused, and direct=on", file->conf->path);
+		return ret;
+	}
 	kvh_warn("nvme: %s: O_DIRECT is refused, goes through the page cache",
 		 file->conf->path);
 	(void)file->io->close(file->io_ctx, file->fd);

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// l2_nvme_fault_test.cc - the nvme adapter over file operations that fail: every
+// single one in turn, once and for ever; short ones; and what may be refused.
+#include "tests/l2_nvme_io.h"
+
+#include <map>
+
+namespace l2test
+{
+namespace
+{
+
+using Fault = Nvme;
+
+// A little of everything. What may be under a key is known whatever fails: the
+// last version that was put for sure, what may have been left, or nothing.
+class Script
+{
+      public:
+	Script(const std::string &spec, FaultIo &io) : spec_(spec), io_(io)
+	{
+	}
+
+	void run()
+	{
+		for (int round = 0; round < 2; round++) {
+			Adapter l2(spec_, &io_.ops, &io_);
+
+			if (l2.error() != 0)
+				continue; // the next may succeed
+			opens_++;
+			check_all(l2);
+			for (uint64_t k = 0; k < 5; k++)
+				put(l2, k);
+			put(l2, 1); // replaces
+			del(l2, 2);
+			del(l2, 7);                           // was never there
+			for (uint64_t k = 40; k < kKeys; k++) // evicts, and takes segments
+				put(l2, k);
+			check_all(l2);
+			const struct kvh_l2_usage usage = l2.usage();
+			EXPECT_LE(usage.used_bytes, usage.capacity_bytes);
+			EXPECT_TRUE(l2.reap().empty());
+		}
+	}
+	unsigned opens() const
+	{
+		return opens_;
+	}
+	unsigned ok() const
+	{
+		return ok_;
+	}
+
+      private:
+	static constexpr uint64_t kKeys = 50;
+
+	struct State {
+		int64_t sure = -1;          // found, unless evicted
+		std::vector<int64_t> maybe; // of failed puts: what a reopen may find
+	};
+
+	static uint64_t payload(uint64_t k)
+	{
+		return k < 40 ? 15000 : 100000;
+	}
+	void put(Adapter &l2, uint64_t k)
+	{
+		const int64_t version = next_++;
+		const Buffer frame = make_frame(make_key(k), payload(k),
+						static_cast<uint64_t>(version));
+		const int status = l2.put(make_key(k), frame);
+
+		if (status == 0) {
+			ok_++;
+			states_[k].sure = version;
+			return;
+		}
+		states_[k].maybe.push_back(version);
+		// Not this one: the old one or nothing.
+		const Buffer into(frame.size());
+		if (l2.get(make_key(k), into) == 0) {
+			EXPECT_FALSE(into == frame) << "a failed put is found, key " << k;
+			expect_known(k, into);
+		}
+	}
+	void del(Adapter &l2, uint64_t k)
+	{
+		const int status = l2.del(make_key(k));
+
+		EXPECT_EQ(l2.probe(make_key(k)), -ENOENT);
+		if (status == 0 && states_[k].maybe.empty()) {
+			states_.erase(k);
+		} else {
+			states_[k].maybe.push_back(states_[k].sure);
+			states_[k].sure = -1;
+		}
+	}
+	void expect_known(uint64_t k, const Buffer &into)
+	{
+		const struct kvh_key key = make_key(k);
+		const uint8_t digest[32] = {1};
+		const State &state = states_[k];
+		struct kvh_frame_header header;
+
+		if (kvh_frame_verify(into.data(), into.size(), &key, digest, nullptr) != 0) {
+			EXPECT_FALSE(state.maybe.empty()) << "torn, key " << k;
+			return;
+		}
+		memcpy(&header, into.data(), sizeof(header));
+		const int64_t version = static_cast<int64_t>(header.sequence) - 1;
+		bool known = version == state.sure;
+
+		for (int64_t m : state.maybe)
+			known |= version == m;
+		EXPECT_TRUE(known) << "key " << k << " has version " << version;
+	}
+	void check_all(Adapter &l2)
+	{
+		for (uint64_t k = 0; k < kKeys; k += k == 7 ? 33 : 1) {
+			const Buffer into(kvh_frame_bytes(payload(k)));
+			const int status = l2.get(make_key(k), into);
+
+			if (status != 0)
+				continue; // evicted, lost or failed: each is a miss above
+			expect_known(k, into);
+		}
+	}
+
+	std::string spec_;
+	FaultIo &io_;
+	std::map<uint64_t, State> states_;
+	int64_t next_ = 0;
+	unsigned opens_ = 0, ok_ = 0;
+};
+
+// Each test begins with a file that is not there.
+class Every : public Nvme
+{
+      protected:
+	// Returns how many faults there were to make.
+	void sweep(std::atomic<int64_t> FaultIo::*at, bool for_ever, int error, unsigned step)
+	{
+		Log log;
+		unsigned n = 0;
+
+		for (bool hit = true; hit; n += step) {
+			FaultIo io;
+
+			std::filesystem::remove(path());
+			(io.*at) = n;
+			io.for_ever = for_ever;
+			io.error = error;
+			SCOPED_TRACE("fault at " + std::to_string(n));
+			Script script(spec("size=1M,depth=8,threads=2"), io);
+			script.run();
+			hit = io.failed > 0;
+			if (!hit || !for_ever) {
+				EXPECT_GT(script.opens(), 0u);
+				EXPECT_GT(script.ok(), 10u);
+			}
+			if (HasFailure()) {
+				fprintf(stderr, "%s", log.text().c_str());
+				return;
+			}
+		}
+		EXPECT_GT(n, 20u);
+	}
+};
+
+TEST_P(Every, ReadFailsOnce)
+{
+	sweep(&FaultIo::read_at, false, -EIO, 1);
+}
+TEST_P(Every, ReadsFailForEver)
+{
+	sweep(&FaultIo::read_at, true, -EIO, 3);
+}
+TEST_P(Every, WriteFailsOnce)
+{
+	sweep(&FaultIo::write_at, false, -EIO, 1);
+}
+TEST_P(Every, WritesFailForEver)
+{
+	sweep(&FaultIo::write_at, true, -EIO, 3);
+}
+TEST_P(Every, DiskIsFull)
+{
+	sweep(&FaultIo::write_at, true, -ENOSPC, 3);
+}
+
+INSTANTIATE_TEST_SUITE_P(Engines, Every, ::testing::Values("uring", "threads"),
+			 [](const auto &info) { return std::string(info.param); });
+
+TEST_P(Fault, ShortTransfersAreContinued)
+{
+	const uint32_t seed = std::random_device{}();
+
+	SCOPED_TRACE("seed " + std::to_string(seed));
+	for (const int step : {4096, 512}) {
+		for (const char *direct : {",direct=auto", ",direct=off"}) {
+			FaultIo io(seed);
+			Log log;
+
+			std::filesystem::remove(path());
+			io.shorten = step;
+			{
+				Adapter l2(spec("size=16M") + direct, &io.ops, &io);
+				ASSERT_EQ(l2.error(), 0) << log.text();
+				for (uint64_t k = 0; k < 30; k++) {
+					const Buffer frame = make_frame(make_key(k), 150000);
+					const Buffer into(frame.size());
+
+					ASSERT_EQ(l2.put(make_key(k), frame), 0) << k;
+					ASSERT_EQ(l2.get(make_key(k), into), 0) << k;
+					ASSERT_TRUE(into == frame) << k;
+				}
+			}
+			EXPECT_EQ(Adapter(spec("")).usage().objects, 30u);
+		}
+	}
+}
+
+TEST_P(Fault, StoresResumeWhenTheDiskWritesAgain)
+{
+	FaultIo io;
+	Adapter l2(spec("size=2M"), &io.ops, &io);
+	ASSERT_EQ(l2.error(), 0);
+	Log log;
+	uint64_t k = 0;
+
+	for (; k < 3; k++)
+		ASSERT_EQ(l2.put(make_key(k), make_frame(make_key(k), 100000)), 0);
+	io.for_ever = true;
+	io.error = -ENOSPC;
+	io.write_at = 0;
+	for (; k < 300; k++)
+		ASSERT_LT(l2.put(make_key(k), make_frame(make_key(k), 100000)), 0);
+	EXPECT_EQ(l2.usage().objects, 0u);
+	io.for_ever = false;
+	io.write_at = -1;
+	unsigned ok = 0;
+	for (; k < 1500; k++)
+		ok += l2.put(make_key(k), make_frame(make_key(k), 100000)) == 0;
+	EXPECT_GT(ok, 1000u);
+	EXPECT_GT(l2.usage().used_bytes * 2, l2.usage().capacity_bytes); // nothing is lost
+}
+
+TEST_P(Fault, WithoutODirectThroughThePageCache)
+{
+	const Buffer frame = make_frame(make_key(1), 150000);
+	const Buffer into(frame.size());
+
+	for (int how = 0; how < 2; how++) {
+		FaultIo io;
+
+		io.no_direct = how == 0;
+		io.no_direct_io = how == 1;
+		std::filesystem::remove(path());
+		{
+			Log log;
+			Adapter l2(spec("size=16M"), &io.ops, &io);
+
+			ASSERT_EQ(l2.error(), 0) << how << log.text();
+			EXPECT_EQ(log.count("page cache"), 1u) << log.text(); // said once
+			EXPECT_EQ(l2.put(make_key(1), frame), 0);
+			EXPECT_EQ(l2.get(make_key(1), into), 0);
+			EXPECT_TRUE(into == frame);
+		}
+		{
+			Log log;
+			Adapter l2(spec(""), &io.ops, &io);
+			ASSERT_EQ(l2.error(), 0) << how << log.text();
+			EXPECT_GT(l2.probe(make_key(1)), 0);
+		}
+		Log log;
+		EXPECT_EQ(Adapter(spec("direct=on"), &io.ops, &io).error(), -EINVAL);
+		EXPECT_NE(log.text(), "");
+	}
+}
+
+TEST_P(Fault, WithoutPreallocationTheFileHasItsLengthAllTheSame)
+{
+	FaultIo io;
+	Log log;
+
+	io.no_fallocate = true;
+	Adapter l2(spec("size=16M"), &io.ops, &io);
+	ASSERT_EQ(l2.error(), 0);
+	EXPECT_EQ(log.count("preallocated"), 1u);
+	EXPECT_EQ(std::filesystem::file_size(path()), 16u << 20);
+	EXPECT_EQ(l2.put(make_key(1), make_frame(make_key(1), 150000)), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Engines, Fault, ::testing::Values("uring", "threads"),
+			 [](const auto &info) { return std::string(info.param); });
+
+TEST(NvmeRing, RefusedItIsThreadsUnlessAskedFor)
+{
+	for (const int error : {-EPERM, -ENOSYS, -ENOMEM}) {
+		Dir dir;
+		FaultIo io;
+		Log log;
+		const std::string spec = "nvme:" + dir.path() + "/l2,size=16M";
+		const Buffer frame = make_frame(make_key(1), 150000);
+
+		io.ring = error;
+		{
+			Adapter l2(spec, &io.ops, &io);
+			ASSERT_EQ(l2.error(), 0);
+			EXPECT_EQ(log.count("threads"), 1u) << log.text();
+			EXPECT_EQ(l2.put(make_key(1), frame), 0);
+		}
+		EXPECT_EQ(Adapter(spec + ",engine=uring", &io.ops, &io).error(), error);
+		EXPECT_EQ(log.count("refused"), 2u) << log.text();
+	}
+}
+
+} // namespace
+} // namespace l2test
