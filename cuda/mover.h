@@ -55,7 +55,8 @@ struct kvh_move {
 	struct kvh_move_part *parts;
 	uint32_t n_parts;
 	/* Called once, on the mover's thread (or in kvh_mover_step, or in destroy):
-	 * no transfer touches pages or payloads any more. Must not wait. The move
+	 * no transfer touches pages or payloads any more. It may come before the call
+	 * that took the move has returned. Must not wait. The move
 	 * may be freed in it, unless it is a load: that one is forgotten first. Never called if
 	 * the call that took the move failed. */
 	void (*done)(struct kvh_move *move);
@@ -91,7 +92,8 @@ int kvh_mover_load(struct kvh_mover *mover, struct kvh_move *move, kvh_stream st
 int kvh_mover_load_wait(struct kvh_mover *mover, struct kvh_move *move, uint32_t layer,
 			kvh_stream stream);
 /* A load's events live past done, until the owner forgets it (exactly once for
- * each accepted load, after done). A store needs no forget. */
+ * each accepted load, in done or after it, before the mover is gone: if close
+ * calls done, in done). A store needs no forget. */
 void kvh_mover_forget(struct kvh_mover *mover, struct kvh_move *move);
 
 /* Stores: what is not on the device yet ends with -ECANCELED. Loads: nothing,

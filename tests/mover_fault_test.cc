@@ -164,7 +164,7 @@ TEST_P(MoverFault, ABrokenMoveWaitsForItsCopies)
 		ASSERT_EQ(0, job.start(c.load, r.stream));
 		r.until(KVH_HOST_ENQUEUE, before + c.failed_nth);
 		r.settle(1);
-		r.until_polled();
+		job.until_polled();
 		EXPECT_FALSE(job.finished());
 		if (c.load) {
 			EXPECT_EQ(-EIO, kvh_mover_load_wait(r.mover, &job.move, 0, r.stream));

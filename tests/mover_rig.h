@@ -204,13 +204,6 @@ class Rig
 				std::this_thread::yield();
 		}
 	}
-	/* Until the mover's thread has looked twice at what is in flight: it has made
-	 * a whole pass since. */
-	void until_polled()
-	{
-		if (kind == Kind::HOST)
-			until(KVH_HOST_QUERY, kvh_host_count(dev, KVH_HOST_QUERY) + 2);
-	}
 	/* Stepped: one random step of mover or device; false: nothing can go on. */
 	bool step()
 	{
@@ -458,6 +451,16 @@ class Job
 		}
 		std::lock_guard<std::mutex> hold(lock);
 		ASSERT_EQ(1u, n_done);
+	}
+	/* Until the mover's thread has looked twice at what is in flight: it has made
+	 * a whole pass. Or until it has nothing in flight any more. */
+	void until_polled()
+	{
+		uint64_t n = kvh_host_count(rig.dev, KVH_HOST_QUERY) + 2;
+
+		while (rig.kind == Kind::HOST && !finished() &&
+		       kvh_host_count(rig.dev, KVH_HOST_QUERY) < n)
+			std::this_thread::yield();
 	}
 	/* Chunk i of part p holds what the image says; else it, and every guard, is
 	 * what it was. */
