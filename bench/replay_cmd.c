@@ -163,7 +163,7 @@ static void engine_options(const struct options *o, uint64_t l1_bytes,
 	engine->policy = o->policy;
 	if (o->l1_bytes == 0) { /* everything stays */
 		engine->watermark_high_pct = 100;
-		engine->watermark_low_pct = 100;
+		engine->watermark_low_pct = 99;
 	}
 }
 

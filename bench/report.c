@@ -101,7 +101,7 @@ void kvh_result_engine(struct kvh_result *result, struct kvh_engine *engine)
 {
 	struct kvh_status now = {.size = sizeof(now)};
 
-	if (kvh_status(engine, &now) != 0)
+	if (kvh_status_get(engine, &now) != 0)
 		return;
 	add_counters(&result->engine, &now, sizeof(now),
 		     offsetof(struct kvh_status, stored_chunks),
@@ -110,7 +110,7 @@ void kvh_result_engine(struct kvh_result *result, struct kvh_engine *engine)
 	for (uint32_t i = 0; i < KVH_RESULT_L2_MAX; i++) {
 		struct kvh_l2_status l2 = {.size = sizeof(l2)};
 
-		if (kvh_l2_status(engine, i, &l2) != 0)
+		if (kvh_l2_status_get(engine, i, &l2) != 0)
 			break;
 		add_counters(&result->l2[i], &l2, sizeof(l2),
 			     offsetof(struct kvh_l2_status, puts),
