@@ -18,6 +18,8 @@
 #define BUCKETS_MIN 1024u
 #define PEEK_BATCH  64u /* keys for which the lock is held at once */
 
+_Static_assert(sizeof(struct kvh_nvme_slot) <= 56, "memory beside a frame: 64 with the table");
+
 /* ---- the table ---- */
 
 static uint64_t mix(uint64_t h)

@@ -250,6 +250,32 @@ TEST_P(Nvme, FormattingAUsedFileBringsNothingBack)
 	}
 }
 
+// The slots of a used segment are opened for the size that they had before.
+TEST_P(Nvme, WhatLiesInSlotsThatAreOpenedIsNotFound)
+{
+	const std::string junk(16, 'x');
+	Log log;
+	{
+		Adapter l2(spec());
+		for (uint64_t i = 0; i < 30; i++)
+			ASSERT_EQ(l2.put(make_key(i), make_frame(make_key(i), 40000)), 0);
+		for (uint64_t i = 100; i < 130; i++)
+			ASSERT_EQ(l2.put(make_key(i), make_frame(make_key(i), 90000)), 0);
+	}
+	poke(2 * 4096, junk.data(), junk.size()); // without a table nothing is assigned
+	poke(3 * 4096, junk.data(), junk.size());
+	{
+		Adapter l2(spec(""));
+		ASSERT_EQ(l2.error(), 0);
+		EXPECT_EQ(l2.usage().objects, 0u);
+		ASSERT_EQ(l2.put(make_key(200), make_frame(make_key(200), 40000)), 0);
+		ASSERT_EQ(l2.put(make_key(201), make_frame(make_key(201), 90000)), 0);
+	}
+	Adapter l2(spec(""));
+	ASSERT_EQ(l2.error(), 0);
+	EXPECT_EQ(l2.usage().objects, 2u);
+}
+
 TEST_P(Nvme, AttachedMemoryIsBoundedAndUsed)
 {
 	Adapter l2(spec());
@@ -417,6 +443,41 @@ TEST_F(NvmeHeld, ANewSizeGetsRoomThoughAllIsRead)
 		EXPECT_TRUE(buffers[i - 1] == make_frame(make_key(i), 100000)) << i;
 	}
 	EXPECT_EQ(l2.get(make_key(1000), Buffer(other.size())), 0);
+}
+
+// A segment that is to give way is emptied of what nobody reads, so that readers
+// who come and go cannot keep it for ever.
+TEST_F(NvmeHeld, WhatGivesWayTakesNoNewReaders)
+{
+	Adapter l2(spec, &io.ops, &io);
+	uint64_t n = 0;
+
+	for (; l2.usage().evicted == 0; n++)
+		ASSERT_EQ(l2.put(make_key(n), make_frame(make_key(n), 100000)), 0);
+	ASSERT_EQ(n, 17u) << "eight segments of two frames, and one more";
+	std::vector<Buffer> buffers;
+	std::vector<struct kvh_l2_req> gets;
+	for (uint64_t i = 0; i < 8; i++) {
+		buffers.emplace_back(into.size());
+		gets.push_back(make_req(KVH_L2_GET, make_key(2 * i + 1), buffers[i].data(),
+					into.size()));
+	}
+	io.hold();
+	for (struct kvh_l2_req &get : gets)
+		ASSERT_EQ(l2.submit(&get), 0);
+	io.await_held(8); // one in each segment
+	const Buffer other = make_frame(make_key(1000), 30000);
+	struct kvh_l2_req put = make_req(KVH_L2_PUT, make_key(1000), other.data(),
+					 other.size());
+	ASSERT_EQ(l2.submit(&put), 0);
+	EXPECT_EQ(l2.usage().evicted, 2u);
+	io.release();
+	ASSERT_EQ(l2.wait(9).size(), 9u);
+	EXPECT_EQ(put.status, 0);
+	for (uint64_t i = 0; i < 8; i++) {
+		EXPECT_EQ(gets[i].status, 0);
+		EXPECT_TRUE(buffers[i] == make_frame(make_key(2 * i + 1), 100000));
+	}
 }
 
 TEST_F(NvmeHeld, ACloseThatCannotFinishSaysSo)
