@@ -4,8 +4,9 @@
  *
  * L is lowered until every group agrees. Each group and rank, on its own, says
  * the largest L' <= L it can serve; a group that lowers L makes the others look
- * again. L only falls, by at least one each round, and every look starts where
- * the last one ended, so the cost is entries, not entries squared.
+ * again, but for the full groups: what serves L serves all below it. L only
+ * falls, and a look goes no further back than a window from where it ends up, so
+ * the cost is entries times windows at worst, not entries squared.
  */
 #include "host/prefix.h"
 
@@ -25,7 +26,7 @@ int kvh_prefix_check(const struct kvh_prefix *prefix, const struct kvh_space *sp
 		return -EINVAL;
 	}
 	if (prefix->n_ranks == 0 || prefix->n_ranks > 65536 ||
-	    prefix->first_rank > KVH_RANK_ANY - 1 - prefix->n_ranks) {
+	    prefix->first_rank > KVH_RANK_ANY - prefix->n_ranks) {
 		kvh_err("prefix: ranks [%u, +%u), allowed: 1..65536 of them below 2^32 - 1",
 			prefix->first_rank, prefix->n_ranks);
 		return -EINVAL;
@@ -63,23 +64,22 @@ bool kvh_prefix_needs(const struct kvh_space *space, uint32_t usable, uint32_t c
 	return true;
 }
 
-/* The largest L' <= limit that one group and rank can serve. */
-static uint32_t group_usable(const struct kvh_prefix *prefix, const struct kvh_space *space,
-			     const uint8_t *present, uint32_t group, uint32_t r, uint32_t limit)
+static uint32_t full_usable(const struct kvh_prefix *prefix, const uint8_t *present,
+			    uint32_t group, uint32_t r, uint32_t limit)
 {
-	uint32_t enough = limit; /* entries at the end that must be there */
+	uint32_t usable = 0;
+
+	while (usable < limit && present[KVH_ENTRY(prefix, usable, group, r)])
+		usable++;
+	return usable;
+}
+
+/* Back from the limit, to a run of `enough`, or one that reaches chunk 0. */
+static uint32_t window_usable(const struct kvh_prefix *prefix, const uint8_t *present,
+			      uint32_t group, uint32_t r, uint32_t enough, uint32_t limit)
+{
 	uint32_t run = 0, usable = limit;
 
-	if (space->groups[group].desc.kind == KVH_GROUP_FULL) {
-		for (usable = 0; usable < limit; usable++)
-			if (!present[KVH_ENTRY(prefix, usable, group, r)])
-				break;
-		return usable;
-	}
-	enough = space->groups[group].desc.kind == KVH_GROUP_STATE
-			 ? 1
-			 : space->groups[group].window_chunks;
-	/* Back from the end: a run of `enough`, or one that reaches chunk 0. */
 	for (uint32_t chunk = limit; chunk > 0 && run < enough; chunk--) {
 		if (present[KVH_ENTRY(prefix, chunk - 1, group, r)]) {
 			run++;
@@ -91,16 +91,33 @@ static uint32_t group_usable(const struct kvh_prefix *prefix, const struct kvh_s
 	return usable;
 }
 
+/* The largest L' <= limit that one group can serve, on each of the ranks. */
+static uint32_t group_usable(const struct kvh_prefix *prefix, const struct kvh_space *space,
+			     const uint8_t *present, uint32_t group, uint32_t limit)
+{
+	const struct kvh_space_group *g = &space->groups[group];
+	uint32_t enough = g->desc.kind == KVH_GROUP_STATE ? 1 : g->window_chunks;
+
+	for (uint32_t r = 0; r < kvh_prefix_ranks(prefix, space, group); r++)
+		limit = g->desc.kind == KVH_GROUP_FULL
+				? full_usable(prefix, present, group, r, limit)
+				: window_usable(prefix, present, group, r, enough, limit);
+	return limit;
+}
+
 uint32_t kvh_prefix_usable(const struct kvh_prefix *prefix, const struct kvh_space *space,
 			   const uint8_t *present)
 {
 	uint32_t usable = prefix->n_chunks, before;
 
+	for (uint32_t g = 0; g < space->n_groups; g++)
+		if (space->groups[g].desc.kind == KVH_GROUP_FULL)
+			usable = group_usable(prefix, space, present, g, usable);
 	do {
 		before = usable;
 		for (uint32_t g = 0; g < space->n_groups; g++)
-			for (uint32_t r = 0; r < kvh_prefix_ranks(prefix, space, g); r++)
-				usable = group_usable(prefix, space, present, g, r, usable);
+			if (space->groups[g].desc.kind != KVH_GROUP_FULL)
+				usable = group_usable(prefix, space, present, g, usable);
 	} while (usable != before && usable > 0);
 	return usable;
 }
