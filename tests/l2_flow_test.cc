@@ -248,8 +248,12 @@ class Storm
 		unsigned started = 0;
 
 		while (started < total || !running_.empty()) {
-			while (started < total && running_.size() < depth)
+			// Every key may be taken: then something has to end first.
+			for (int tries = 0;
+			     tries < 16 && started < total && running_.size() < depth; tries++)
 				started += start();
+			if (running_.empty())
+				continue;
 			if (random_() % 4 == 0)
 				cancel_one();
 			for (struct kvh_l2_req *req : l2_.wait(1))
