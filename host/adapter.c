@@ -39,6 +39,7 @@ struct kvh_adapter {
 	struct kvh_loop_source source;
 	struct task_list reads, writes; /* WAITING */
 	struct task_list inflight, late;
+	uint64_t deletes; /* that are not IDLE */
 	uint64_t next_sweep_ns;
 	uint16_t busy[BUSY_BUCKETS];
 	struct kvh_adapter_counters counters;
@@ -100,9 +101,13 @@ static void task_move(struct kvh_adapter *a, struct kvh_l2_task *task, enum kvh_
 	assert(task_next[task->state] & TO(to));
 	if (task->state != KVH_TASK_IDLE)
 		list_remove(list_of(a, task), task);
+	else
+		a->deletes += task->req.op == KVH_L2_DELETE;
 	task->state = to;
 	if (to != KVH_TASK_IDLE)
 		list_add(list_of(a, task), task);
+	else
+		a->deletes -= task->req.op == KVH_L2_DELETE;
 	kvh_gauge(&a->counters.inflight, a->inflight.n + a->late.n);
 }
 
@@ -133,6 +138,14 @@ static void finish(struct kvh_adapter *a, struct kvh_l2_task *task, int status)
 {
 	task_move(a, task, KVH_TASK_IDLE);
 	task->ended(task, status, true);
+}
+
+/* ended() for a task whose buffer the adapter keeps. */
+static void set_aside(struct kvh_adapter *a, struct kvh_l2_task *task)
+{
+	kvh_count(&a->metrics->l2_quarantined, task->req.buf != NULL);
+	task_move(a, task, KVH_TASK_LATE);
+	task->ended(task, -ETIMEDOUT, false);
 }
 
 static int try_submit(struct kvh_adapter *a, struct kvh_l2_task *task)
@@ -173,48 +186,48 @@ static bool feed_one(struct kvh_adapter *a, struct kvh_l2_task *task)
 	return true;
 }
 
-static void feed_writes(struct kvh_adapter *a)
+/* The same. */
+static bool feed_writes(struct kvh_adapter *a)
 {
 	struct kvh_l2_task *skipped[SKIP_MAX], *task, *next;
 	uint32_t n_skipped = 0;
+	bool room = true;
 
-	for (task = a->writes.head; task != NULL && n_skipped < SKIP_MAX; task = next) {
+	for (task = a->writes.head; task != NULL && room && n_skipped < SKIP_MAX; task = next) {
 		next = task->next;
 		if (*busy_bucket(a, &task->req.key) > 0) {
 			kvh_adapter_key_hold(a, &task->req.key); /* for those behind it */
 			skipped[n_skipped++] = task;
-		} else if (!feed_one(a, task)) {
-			break;
+		} else {
+			room = feed_one(a, task);
 		}
 	}
 	for (uint32_t i = 0; i < n_skipped; i++)
 		kvh_adapter_key_unhold(a, &skipped[i]->req.key);
+	return room;
 }
 
-/* Every place in the adapter is taken by a request past its deadline: what
- * waits would wait for ever. */
-static void fail_stuck(struct kvh_adapter *a)
+static void time_out(struct kvh_adapter *a, struct kvh_l2_task *task)
 {
-	struct kvh_l2_task *task;
-
-	if (a->late.n == 0 || a->inflight.n > 0)
-		return;
-	while ((task = a->reads.head) != NULL || (task = a->writes.head) != NULL) {
-		kvh_count(&a->counters.timeouts, 1);
-		finish(a, task, -ETIMEDOUT);
-	}
+	kvh_count(&a->counters.timeouts, 1);
+	finish(a, task, -ETIMEDOUT);
 }
 
 static void feed(struct kvh_adapter *a)
 {
-	while (a->reads.head != NULL && feed_one(a, a->reads.head))
-		;
-	if (a->reads.head == NULL)
-		feed_writes(a);
-	else
-		fail_stuck(a);
-	if (a->writes.head != NULL)
-		fail_stuck(a);
+	struct kvh_l2_task *task;
+	bool room = true;
+
+	while (a->reads.head != NULL && room)
+		room = feed_one(a, a->reads.head);
+	if (room)
+		room = feed_writes(a);
+	if (room || a->inflight.n > 0 || a->late.n == 0)
+		return;
+	/* Every place in the adapter is taken by a request past its deadline: what
+	 * waits would wait for ever. */
+	while ((task = a->reads.head) != NULL || (task = a->writes.head) != NULL)
+		time_out(a, task);
 }
 
 static void refresh_usage(struct kvh_adapter *a)
@@ -238,7 +251,7 @@ static void reaped(struct kvh_adapter *a, struct kvh_l2_task *task)
 		return;
 	}
 	task_move(a, task, KVH_TASK_IDLE);
-	kvh_uncount(&a->metrics->l2_quarantined, 1);
+	kvh_uncount(&a->metrics->l2_quarantined, task->req.buf != NULL);
 	task->returned(task);
 }
 
@@ -257,7 +270,7 @@ static void reap(struct kvh_adapter *a)
 		refresh_usage(a);
 }
 
-static void expire(struct kvh_adapter *a, uint64_t now_ns)
+static void expire_inflight(struct kvh_adapter *a, uint64_t now_ns)
 {
 	struct kvh_l2_task *task, *next;
 
@@ -266,19 +279,28 @@ static void expire(struct kvh_adapter *a, uint64_t now_ns)
 		if (task->deadline_ns > now_ns)
 			continue;
 		kvh_count(&a->counters.timeouts, 1);
-		kvh_count(&a->metrics->l2_quarantined, 1);
 		kvh_warn("%s: a request has not ended within %llu ms", a->ops->name,
 			 (unsigned long long)(a->deadline_ns / KVH_NS_PER_MS));
 		task->req.cancelled = true;
 		if (a->ops->cancel != NULL)
 			a->ops->cancel(a->self, &task->req);
-		task_move(a, task, KVH_TASK_LATE);
-		task->ended(task, -ETIMEDOUT, false);
+		set_aside(a, task);
 	}
+}
+
+static void expire(struct kvh_adapter *a, uint64_t now_ns)
+{
+	struct kvh_l2_task *task, *next;
+
+	expire_inflight(a, now_ns);
 	/* In order of submission, so the oldest are in front. */
-	while (a->reads.head != NULL && a->reads.head->deadline_ns <= now_ns) {
-		kvh_count(&a->counters.timeouts, 1);
-		finish(a, a->reads.head, -ETIMEDOUT);
+	while (a->reads.head != NULL && a->reads.head->deadline_ns <= now_ns)
+		time_out(a, a->reads.head);
+	/* Writes may queue for long, but not behind one that does not come back. */
+	for (task = a->writes.head; task != NULL && a->late.n > 0; task = next) {
+		next = task->next;
+		if (task->deadline_ns <= now_ns && *busy_bucket(a, &task->req.key) > 0)
+			time_out(a, task);
 	}
 }
 
@@ -396,7 +418,6 @@ err_free:
 
 int kvh_adapter_close(struct kvh_adapter *a, uint64_t deadline_ns)
 {
-	bool out = a->inflight.n + a->late.n > 0;
 	int err;
 
 	assert(a->reads.n + a->writes.n == 0);
@@ -406,13 +427,9 @@ int kvh_adapter_close(struct kvh_adapter *a, uint64_t deadline_ns)
 			a->ops->name, strerror(-err),
 			(unsigned long long)(a->inflight.n + a->late.n));
 		/* Their owners are told; the buffers never come back. */
-		for (struct kvh_l2_task *task = a->inflight.head; task != NULL;
-		     task = a->inflight.head) {
-			task_move(a, task, KVH_TASK_LATE);
-			task->ended(task, -ETIMEDOUT, false);
-		}
-		if (out)
-			return err;
+		while (a->inflight.head != NULL)
+			set_aside(a, a->inflight.head);
+		return err;
 	}
 	/* What the adapter still had was dropped by its close: give it back. */
 	while (a->inflight.head != NULL) {
@@ -436,6 +453,11 @@ int kvh_adapter_watch(struct kvh_adapter *a, struct kvh_loop *loop)
 	a->source.fd = a->ops->event_fd(a->self);
 	a->source.ready = adapter_ready;
 	return kvh_loop_add(loop, &a->source);
+}
+
+bool kvh_adapter_deleting(const struct kvh_adapter *a)
+{
+	return a->deletes > 0;
 }
 
 uint64_t kvh_adapter_busy(const struct kvh_adapter *a)

@@ -2,7 +2,7 @@
 /*
  * adapter.h - the controller's side of one L2 adapter: queues in front of it,
  * deadlines, and the order of writes to one key. The controller's thread, but
- * for kvh_adapter_peek and kvh_adapter_status (any).
+ * for kvh_adapter_peek (any).
  *
  *                submit            accepted            reaped
  *    (owner) -----------> WAITING ----------> INFLIGHT -------> ended(buffer_free)
@@ -13,7 +13,8 @@
  *
  * A task whose request ran past its deadline has ended for its owner, but its
  * buffer stays out until the adapter gives it back. Reads go before writes; a
- * write waits for earlier writes to its key.
+ * write waits for earlier writes to its key, but no longer than the deadline for
+ * one that is LATE.
  */
 #ifndef KVH_HOST_ADAPTER_H
 #define KVH_HOST_ADAPTER_H
@@ -21,6 +22,8 @@
 #include "host/loop.h"
 #include "host/metrics.h"
 #include "l2/l2.h"
+
+#include <stdbool.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -40,7 +43,7 @@ struct kvh_l2_task {
 	void (*ended)(struct kvh_l2_task *task, int status, bool buffer_free);
 	/* Once, only after ended with buffer_free false. */
 	void (*returned)(struct kvh_l2_task *task);
-	uint64_t deadline_ns; /* of reads: from submit; of writes: from acceptance */
+	uint64_t deadline_ns; /* from submit; of writes: anew from acceptance */
 	enum kvh_task_state state;
 	struct kvh_l2_task *prev, *next;
 };
@@ -73,6 +76,8 @@ void kvh_adapter_key_unhold(struct kvh_adapter *adapter, const struct kvh_key *k
 /* Feeds and reaps; finds late ones at every sweep. Returns when it wants to be
  * called next, UINT64_MAX: nothing is out. */
 uint64_t kvh_adapter_tick(struct kvh_adapter *adapter, uint64_t now_ns);
+/* Whether it has a DELETE: what peek finds may be about to go. */
+bool kvh_adapter_deleting(const struct kvh_adapter *adapter);
 /* WAITING or INFLIGHT; LATE ones. */
 uint64_t kvh_adapter_busy(const struct kvh_adapter *adapter);
 uint64_t kvh_adapter_late(const struct kvh_adapter *adapter);
