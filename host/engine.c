@@ -195,8 +195,8 @@ static int open_controller(struct kvh_engine *engine, const struct kvh_engine_op
 	};
 
 	kvh_arena_stats(engine->arena, &stats);
-	opts.high_bytes = stats.bytes / 100 * o->watermark_high_pct;
-	opts.low_bytes = stats.bytes / 100 * o->watermark_low_pct;
+	opts.high_bytes = stats.bytes * o->watermark_high_pct / 100;
+	opts.low_bytes = stats.bytes * o->watermark_low_pct / 100;
 	return kvh_controller_open(&opts, &engine->controller);
 }
 

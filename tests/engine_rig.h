@@ -100,6 +100,7 @@ struct Opts {
 	const char *policy = nullptr;
 	uint64_t l2_deadline_ns = 0;
 	uint64_t l2_queue_bytes = 0;
+	uint32_t high_pct = 0, low_pct = 0;
 };
 
 inline int open_engine(const Opts &opts, kvh_engine **engine_p)
@@ -118,6 +119,8 @@ inline int open_engine(const Opts &opts, kvh_engine **engine_p)
 	o.stage_bytes = 64 << 10;
 	o.l2_deadline_ns = opts.l2_deadline_ns;
 	o.l2_queue_bytes = opts.l2_queue_bytes;
+	o.watermark_high_pct = opts.high_pct;
+	o.watermark_low_pct = opts.low_pct;
 	return kvh_engine_open(&o, engine_p);
 }
 
