@@ -389,8 +389,10 @@ int kvh_adapter_open(const struct kvh_adapter_opts *opts, struct kvh_adapter **a
 	a->deadline_ns = opts->deadline_ns;
 	a->next_sweep_ns = UINT64_MAX;
 	err = kvh_l2_find(opts->spec, &a->ops, &conf);
-	if (err != 0)
+	if (err != 0) {
+		err = -EINVAL; /* an option of unknown name; -ENOENT is a path's */
 		goto err_free;
+	}
 	if (a->ops->abi != KVH_L2_ABI) {
 		kvh_err("%s: contract version %u, this library has %u", a->ops->name,
 			a->ops->abi, KVH_L2_ABI);
