@@ -19,7 +19,6 @@
 #define PLACES      15u /* of a bucket */
 #define PLACES_MASK 0x7FFFu
 #define PASSED_MAX  UINT16_MAX /* stays there: the count is lost, searches go on */
-#define BUCKETS_MIN 4u
 #define LOAD_PCT    85u
 #define HUGE_BYTES  ((size_t)2 << 20)
 
@@ -240,7 +239,7 @@ static bool make_room(struct kvh_index *index)
 	/* Does not happen: moving is done long before the new table is full. */
 	while (index->old.n_buckets > 0)
 		move_bucket(index);
-	n = n + n / 2 < BUCKETS_MIN ? BUCKETS_MIN : n + n / 2;
+	n = n == 0 ? index->first_buckets : n + (n + 1) / 2;
 	if (!table_open(&larger, n))
 		return has_room(index, 100);
 	index->old = index->now;
@@ -251,9 +250,10 @@ static bool make_room(struct kvh_index *index)
 
 /* ---- interface ---------------------------------------------------------- */
 
-void kvh_index_open(struct kvh_index *index, const struct kvh_index_rec *recs)
+void kvh_index_open(struct kvh_index *index, const struct kvh_index_rec *recs,
+		    uint32_t first_buckets)
 {
-	*index = (struct kvh_index){.recs = recs};
+	*index = (struct kvh_index){.recs = recs, .first_buckets = first_buckets};
 }
 
 void kvh_index_close(struct kvh_index *index)

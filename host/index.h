@@ -53,6 +53,7 @@ struct kvh_index {
 	struct kvh_index_table now;
 	struct kvh_index_table old; /* of a growth: buckets below `moved` are empty */
 	uint32_t moved;
+	uint32_t first_buckets;
 };
 
 /* Of the hash alone: chooses the shard. */
@@ -80,7 +81,10 @@ static inline uint64_t kvh_index_rec_place(const struct kvh_index_rec *rec)
 	return kvh_index_place(kvh_index_spread(rec->hash), rec->family);
 }
 
-void kvh_index_open(struct kvh_index *index, const struct kvh_index_rec *recs);
+/* Of the first table, 1 or more. Shards fill alike: where they start with sizes
+ * from n to n * 3 / 2 they never all grow at once. */
+void kvh_index_open(struct kvh_index *index, const struct kvh_index_rec *recs,
+		    uint32_t first_buckets);
 void kvh_index_close(struct kvh_index *index);
 
 /* The record that has this hash and family; `place` is its kvh_index_place. */

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 
 #define SHARDS_DEFAULT 64u
+#define FIRST_BUCKETS  16u /* of a shard's index, to half as many more */
 /* Records beyond one a page: in use by reserves that wait for memory, and
  * unused ones that lie in shards. */
 #define RECS_SPARE (KVH_SHARDS_MAX * 64u + 64u * KVH_BATCH_MAX)
@@ -76,7 +77,8 @@ static int shards_open(struct kvh_l1 *l1)
 		struct kvh_l1_shard *shard = &l1->shards[i];
 
 		pthread_mutex_init(&shard->lock, &attr);
-		kvh_index_open(&shard->index, l1->recs);
+		kvh_index_open(&shard->index, l1->recs,
+			       FIRST_BUCKETS + FIRST_BUCKETS / 2 * i / l1->n_shards);
 		shard->newest = shard->oldest = KVH_REC_NONE;
 		shard->unused = KVH_REC_NONE;
 	}

@@ -3,7 +3,7 @@
  * l1_impl.h - what the files of L1 share: records, shards, the frame word.
  *
  * A frame's bookkeeping beside its memory, in bytes: its record 32, its link in
- * the LRU list 12, the way back from memory to record 4, and 6.4 to 11 of its
+ * the LRU list 12, the way back from memory to record 4, and at most 12 of its
  * shard's index.
  *
  * Locks, in this order: client, shard, then the records' pool or the arena. Of

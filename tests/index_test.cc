@@ -4,6 +4,7 @@
 // without tombstones, forced collisions, bytes a key.
 #include "host/index.h"
 
+#include <algorithm>
 #include <gtest/gtest.h>
 #include <map>
 #include <random>
@@ -20,7 +21,7 @@ class Index : public ::testing::Test
 	void SetUp() override
 	{
 		recs.resize(400000);
-		kvh_index_open(&index, recs.data());
+		kvh_index_open(&index, recs.data(), 4);
 	}
 
 	void TearDown() override
@@ -120,6 +121,34 @@ TEST_F(Index, GrowsInStepsAndStaysSmall)
 		ASSERT_EQ(find(recs[i].hash[0], recs[i].hash[1], recs[i].family), i);
 	for (uint32_t i = 0; i < recs.size(); i++)
 		ASSERT_EQ(find(random(), random(), 0), KVH_INDEX_NONE);
+}
+
+// With the 48 bytes of record, list and owner beside them: at most 64 a key,
+// also while tables grow, since they do not all grow at once.
+TEST_F(Index, SmallAtAnyTimeOverShards)
+{
+	const uint32_t shards = 64, n = static_cast<uint32_t>(recs.size());
+	std::vector<kvh_index> indexes(shards);
+	std::mt19937_64 random(11);
+	double worst = 0;
+
+	for (uint32_t s = 0; s < shards; s++)
+		kvh_index_open(&indexes[s], recs.data(), 16 + 8 * s / shards);
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t place = set_key(i, random(), random(), 0);
+		uint64_t shard = kvh_index_spread(recs[i].hash) % shards, bytes = 0;
+
+		ASSERT_EQ(kvh_index_insert(&indexes[shard], place, i), 0);
+		if (i < 50000 || i % 500 != 0)
+			continue;
+		for (const kvh_index &one : indexes)
+			bytes += kvh_index_bytes(&one);
+		worst = std::max(worst, double(bytes) / i);
+	}
+	EXPECT_LE(worst, 12.5);
+	RecordProperty("bytes_per_key", std::to_string(worst));
+	for (kvh_index &one : indexes)
+		kvh_index_close(&one);
 }
 
 TEST_F(Index, RandomOperationsAgainstAMap)
