@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * demo.c - `kvhoist-bench demo`: generated conversations against an L1 that holds a
- * third of them, with an NVMe file behind it. In the middle the engine is closed and
+ * quarter of them, with an NVMe file behind it. In the middle the engine is closed and
  * another one opened on the same file. Fails unless chunks were evicted, were read
  * back from L2 before and after the restart, and every byte was right.
  *
@@ -21,7 +21,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define SECOND UINT64_C(1000000000)
+#define SECOND      UINT64_C(1000000000)
+#define MIB         (UINT64_C(1) << 20)
+#define FRAME_EXTRA 8192u /* at most, of header and padding */
 
 struct part {
 	const char *model;
@@ -63,16 +65,19 @@ static void write_spec(struct demo *demo, uint64_t size)
 	(void)sprintf(to, ",size=%" PRIu64, size);
 }
 
-static int make_dir(struct demo *demo)
+static const char *parent_of(const struct demo *demo)
 {
 	const char *parent = demo->parent;
-	int n;
 
 	if (parent == NULL)
 		parent = getenv("TMPDIR");
-	if (parent == NULL || *parent == '\0')
-		parent = "/tmp";
-	n = snprintf(demo->dir, sizeof(demo->dir), "%s/kvhoist-demo-XXXXXX", parent);
+	return parent == NULL || *parent == '\0' ? "/tmp" : parent;
+}
+
+static int make_dir(struct demo *demo)
+{
+	const char *parent = parent_of(demo);
+	int n = snprintf(demo->dir, sizeof(demo->dir), "%s/kvhoist-demo-XXXXXX", parent);
 	if (n < 0 || (size_t)n >= sizeof(demo->dir)) {
 		kvh_bench_complain("%s: the path is too long", parent);
 		return -ENAMETOOLONG;
@@ -119,21 +124,23 @@ static int check_space(const struct demo *demo, uint64_t size)
 
 /* ---- a part ---- */
 
-/* An L1 for a third of the distinct blocks, or, if that is more, for a longest
+/* An L1 for a quarter of the distinct blocks, or, if that is more, for a longest
  * prompt and a quarter; an L2 for all of them, with room to spare. */
 static int size_tiers(struct demo *demo)
 {
 	const struct kvh_replay *replay = &demo->replay;
 	int64_t n = kvh_trace_distinct(&replay->trace, 0, replay->trace.n_requests);
-	uint64_t chunks, longest = kvh_trace_longest(&replay->trace), l2_bytes;
+	uint64_t chunks, longest = kvh_trace_longest(&replay->trace), block = 0, l2_bytes;
 
 	if (n < 0)
 		return (int)n;
-	chunks = (uint64_t)n / 3;
+	for (uint32_t g = 0; g < replay->geo.n_groups; g++)
+		block += kvh_geometry_chunk_bytes(&replay->geo, g) + FRAME_EXTRA;
+	chunks = (uint64_t)n / 4;
 	if (chunks < longest + longest / 4)
 		chunks = longest + longest / 4;
-	demo->l1_bytes = kvh_geometry_l1_bytes(&replay->geo, chunks);
-	l2_bytes = kvh_geometry_l1_bytes(&replay->geo, (uint64_t)n) / 2 * 3;
+	demo->l1_bytes = chunks * block;
+	l2_bytes = ((uint64_t)n * block / 2 * 3 + MIB - 1) / MIB * MIB;
 	write_spec(demo, l2_bytes);
 	return check_space(demo, l2_bytes);
 }
@@ -146,7 +153,7 @@ static void print_part(const struct demo *demo)
 	int64_t n = kvh_trace_distinct(&replay->trace, 0, replay->trace.n_requests);
 
 	kvh_replay_head(replay, demo->l1_bytes, &head);
-	printf("%s\n", head.model);
+	printf("\n%s\non %s\n", head.model, head.device);
 	printf("  %zu requests over %" PRId64
 	       " distinct blocks of %s: %s, behind an L1 of %s\n",
 	       replay->trace.n_requests, n, kvh_format_bytes(head.block_bytes, block),
@@ -347,8 +354,7 @@ int kvh_bench_demo(int argc, char **argv)
 	(void)argp_parse(&parser, argc, argv, 0, NULL, &demo);
 	kvh_bench_catch();
 	demo.replay.show_progress = isatty(STDERR_FILENO) == 1;
-	printf("kvhoist %s; device %s: %s\n\n", kvh_version(),
-	       demo.device == NULL ? "auto" : demo.device, kvh_device_describe());
+	printf("kvhoist %s, an L2 in %s\n", kvh_version(), parent_of(&demo));
 	err = play_parts(&demo);
 	if (result->engines != 0)
 		kvh_report_table(stdout, &demo.replay.result);

@@ -17,6 +17,7 @@
 #define FRAME_ALIGN   4096u               /* a frame is a header page and whole pages */
 #define GRANULE       (UINT64_C(2) << 20) /* L1 is cut into these */
 #define PIECE         (UINT64_C(1) << 30) /* and pinned in these; no frame crosses */
+#define SLAB_MAX      64u                 /* granules */
 
 static const struct kvh_model models[] = {
 	{
@@ -282,8 +283,27 @@ static uint64_t round_up(uint64_t n, uint64_t step)
 	return (n + step - 1) / step * step;
 }
 
-/* L1 cuts pieces into slabs of whole granules; what a slab or a piece has left
- * over beyond whole frames is lost, so that the answer errs upwards. */
+/* Granules of a slab: the fewest that waste a 64th at most, or those up to SLAB_MAX
+ * that waste least. */
+static uint64_t slab_granules(uint64_t frame)
+{
+	uint64_t best = round_up(frame, GRANULE) / GRANULE, best_n = 1;
+
+	for (uint64_t g = best; g <= SLAB_MAX; g++) {
+		uint64_t n = g * GRANULE / frame;
+
+		if (n * best > best_n * g) { /* more frames a granule */
+			best = g;
+			best_n = n;
+		}
+		if (g * GRANULE % frame * 64 <= g * GRANULE)
+			break;
+	}
+	return best;
+}
+
+/* L1 cuts pieces into slabs of whole granules, and slabs into frames: what is left
+ * over is lost. A few slabs more, as it may choose others than these. */
 uint64_t kvh_geometry_l1_bytes(const struct kvh_geometry *geo, uint64_t chunks)
 {
 	uint64_t granules = 0;
@@ -291,15 +311,16 @@ uint64_t kvh_geometry_l1_bytes(const struct kvh_geometry *geo, uint64_t chunks)
 	for (uint32_t g = 0; g < geo->n_groups; g++) {
 		uint64_t frame = FRAME_ALIGN +
 				 round_up(kvh_geometry_chunk_bytes(geo, g), FRAME_ALIGN);
-		uint64_t slab = round_up(frame, GRANULE);
-		uint64_t n_slabs = round_up(chunks, slab / frame) / (slab / frame);
-		uint64_t a_piece = PIECE / slab;
+		uint64_t slab = slab_granules(frame), a_slab = slab * GRANULE / frame;
+		uint64_t n_slabs = (chunks + a_slab - 1) / a_slab;
+		uint64_t a_piece = PIECE / GRANULE / slab;
 
-		granules += n_slabs * (slab / GRANULE);
+		n_slabs += n_slabs / 32 + 2;
+		granules += n_slabs * slab;
 		if (a_piece != 0) /* the end of a piece that no slab fits in */
-			granules += (n_slabs / a_piece + 1) * (PIECE % slab / GRANULE);
+			granules += (n_slabs / a_piece + 1) * (PIECE / GRANULE % slab);
 	}
-	return (granules + 8) * GRANULE;
+	return granules * GRANULE;
 }
 
 void kvh_geometry_describe(const struct kvh_geometry *geo, char *text, size_t len)
