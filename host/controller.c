@@ -25,14 +25,14 @@ static uint64_t controller_tick(void *arg, uint64_t now_ns)
 
 	do {
 		at = kvh_prefetch_tick(c, now_ns);
-		t = kvh_store_tick(c, now_ns);
-		at = t < at ? t : at;
+		kvh_store_tick(c, now_ns);
 		for (uint32_t a = 0; a < c->n_adapters; a++) {
 			t = kvh_adapter_tick(c->adapters[a], now_ns);
 			at = t < at ? t : at;
 		}
 	} while (c->dirty);
-	return at;
+	/* Last: a sweep may have put one into backoff. */
+	return c->next_retry_ns < at ? c->next_retry_ns : at;
 }
 
 static void listener_ready(struct kvh_loop_source *source)
@@ -220,7 +220,8 @@ int kvh_controller_open(const struct kvh_controller_opts *opts,
 	err = kvh_listener_open(&c->listener);
 	if (err != 0)
 		goto err_loop;
-	c->listener_source = (struct kvh_loop_source){c->listener.fd, listener_ready};
+	c->listener_source = (struct kvh_loop_source){kvh_listener_fd(&c->listener),
+						      listener_ready};
 	err = kvh_loop_add(c->loop, &c->listener_source);
 	if (err != 0)
 		goto err_listener;
@@ -301,7 +302,7 @@ int kvh_controller_close(struct kvh_controller *c, uint64_t deadline_ns)
 	kvh_store_listen(c);
 	if (err != 0) {
 		kvh_store_quarantine(c);
-		kvh_prefetch_quarantine(c);
+		kvh_fetch_quarantine(c);
 	}
 	kvh_listener_close(&c->listener);
 	kvh_loop_close(c->loop);

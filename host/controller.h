@@ -43,10 +43,9 @@ struct kvh_controller_opts {
 	uint32_t n_l2;
 	const struct kvh_l2_env *env; /* NULL: the system's calls */
 	uint32_t workers;
-	uint64_t deadline_ns; /* of an L2 request */
-	uint32_t retries;     /* of a PUT */
-	uint64_t queue_bytes; /* waiting for one adapter */
-	uint64_t l1_bytes;
+	uint64_t deadline_ns;           /* of an L2 request */
+	uint32_t retries;               /* of a PUT */
+	uint64_t queue_bytes;           /* waiting for one adapter, or out with it */
 	uint64_t high_bytes, low_bytes; /* watermarks */
 };
 
@@ -91,9 +90,9 @@ struct kvh_prefetch {
 	void (*ended)(struct kvh_prefetch *p, int status, uint32_t usable, uint32_t n_ok);
 
 	/* the controller's own; entry and hits are the caller's zeroed memory */
-	uint8_t *entry; /* [KVH_ENTRIES] enum entry_state of prefetch.c */
-	uint32_t *hits; /* [KVH_ENTRIES] adapters that may have it, a bit each; bit 31: was read
-			 */
+	uint8_t *entry; /* [KVH_ENTRIES] enum kvh_entry_state */
+	uint32_t *hits; /* [KVH_ENTRIES] adapters that may have it, a bit each, and
+			 * KVH_HITS_READ */
 	struct kvh_controller *controller;
 	struct kvh_loop_work start;
 	uint32_t probing;           /* PROBEs out */

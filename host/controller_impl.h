@@ -32,9 +32,9 @@ struct kvh_controller {
 	uint64_t next_retry_ns; /* the earliest backoff, UINT64_MAX: none */
 
 	struct kvh_prefetch *prefetches; /* prefetch.c: not ended */
-	struct kvh_fetch *fetches;       /* reads that are out, detached ones too */
+	struct kvh_fetch *fetches;       /* fetch.c: reads that are out, detached ones too */
 	bool dirty;                      /* a prefetch has something to look at */
-	uint64_t erases;                 /* erase.c: not ended */
+	struct delete_batch *deletes;    /* erase.c: of which a DELETE is out */
 
 	struct kvh_loop_work evict; /* any thread posts it, once at a time */
 	bool evict_posted;          /* atomic */
@@ -46,8 +46,9 @@ struct kvh_controller {
 
 /* store.c */
 void kvh_store_listen(struct kvh_controller *c);
-uint64_t kvh_store_tick(struct kvh_controller *c, uint64_t now_ns);
-void kvh_store_stop(struct kvh_controller *c); /* drops what waits for a retry or a seal */
+void kvh_store_tick(struct kvh_controller *c, uint64_t now_ns); /* sets next_retry_ns */
+void kvh_store_stop(struct kvh_controller *c);   /* drops what waits for a retry or a seal */
+void kvh_store_erased(struct kvh_controller *c); /* keys: theirs leave backoff */
 void kvh_store_quarantine(struct kvh_controller *c); /* after a close that timed out */
 /* any thread */
 void kvh_store_unsettle(struct kvh_controller *c);
@@ -56,7 +57,38 @@ void kvh_store_settle(struct kvh_controller *c);
 /* prefetch.c */
 uint64_t kvh_prefetch_tick(struct kvh_controller *c, uint64_t now_ns);
 void kvh_prefetch_stop(struct kvh_controller *c);
-void kvh_prefetch_quarantine(struct kvh_controller *c);
-/* erase.c has no tick of its own */
+
+/* ---- between prefetch.c and fetch.c ------------------------------------ */
+
+/* Of kvh_prefetch.entry; prefetch.c draws it. */
+enum kvh_entry_state {
+	KVH_ENTRY_ABSENT,
+	KVH_ENTRY_IN_L1,
+	KVH_ENTRY_FILLING,
+	KVH_ENTRY_IN_L2,
+	KVH_ENTRY_READING,
+	KVH_ENTRY_LEASED,
+};
+#define KVH_HITS_READ (UINT32_C(1) << 31) /* of kvh_prefetch.hits, LEASED only */
+
+void kvh_prefetch_key(const struct kvh_prefetch *p, uint32_t entry, struct kvh_key *key);
+/* READING -> LEASED; leases[entry] was written. */
+void kvh_prefetch_entry_read(struct kvh_prefetch *p, uint32_t entry);
+/* READING -> IN_L2 while another adapter may have it, else ABSENT. */
+void kvh_prefetch_entry_lost(struct kvh_prefetch *p, uint32_t entry);
+
+/* IN_L2 -> READING, or what the index of L1 says instead, or ABSENT. */
+void kvh_fetch_start(struct kvh_prefetch *p, uint32_t entry);
+/* The reads of p go on for L1 alone, or are cancelled. */
+void kvh_fetch_detach(struct kvh_prefetch *p, bool cancel);
+void kvh_fetch_stop(struct kvh_controller *c);
+void kvh_fetch_quarantine(struct kvh_controller *c); /* after a close that timed out */
+
+/* ---- between erase.c and the others ------------------------------------ */
+
+/* Whether a DELETE of the key has not been answered: it is not to be read. */
+bool kvh_erase_pending(const struct kvh_controller *c, const struct kvh_key *key);
+/* What is being read of these keys is not to be published. */
+void kvh_fetch_erase(struct kvh_controller *c, const struct kvh_key *keys, uint32_t n);
 
 #endif

@@ -32,7 +32,8 @@ struct put {
 	uint64_t retry_ns; /* in backoff until then; 0: is not */
 };
 
-/* pending + settled puts == n_puts;  out <= n_puts */
+/* pending + settled puts == n_puts;  out <= n_puts
+ * put_bytes of an adapter == bytes of the puts that are pending or out with it */
 struct kvh_store_item {
 	struct kvh_controller *c;
 	kvh_frame frame;
@@ -42,7 +43,7 @@ struct kvh_store_item {
 	uint64_t bytes;
 	uint32_t targets, stored; /* adapters, a bit each */
 	uint32_t n_puts, pending;
-	uint32_t out; /* buffers of puts past their deadline */
+	uint32_t out; /* puts past their deadline, whose adapter has the buffer still */
 	struct kvh_work seal;
 	struct kvh_loop_work sealed;
 	struct kvh_store_item *prev, *next;
@@ -105,13 +106,22 @@ static void item_settled(struct kvh_store_item *item)
 	settle(c, persist);
 }
 
-static void put_settled(struct put *put)
+static void put_settled(struct put *put, bool buffer_free)
 {
 	struct kvh_store_item *item = put->item;
 
-	item->c->put_bytes[put->adapter] -= item->bytes;
+	if (buffer_free)
+		item->c->put_bytes[put->adapter] -= item->bytes;
+	else
+		item->out++;
 	if (--item->pending == 0)
 		item_settled(item);
+}
+
+static void put_dropped(struct put *put)
+{
+	kvh_count(&kvh_adapter_counters(put->item->c->adapters[put->adapter])->put_dropped, 1);
+	put_settled(put, true);
 }
 
 static bool worth_retrying(int status)
@@ -128,8 +138,6 @@ static void put_ended(struct kvh_l2_task *task, int status, bool buffer_free)
 	struct kvh_adapter *adapter = c->adapters[put->adapter];
 	struct kvh_adapter_counters *n = kvh_adapter_counters(adapter);
 
-	if (!buffer_free)
-		item->out++;
 	if (status == 0) {
 		item->stored |= UINT32_C(1) << put->adapter;
 		kvh_count(&n->puts, 1);
@@ -151,13 +159,15 @@ static void put_ended(struct kvh_l2_task *task, int status, bool buffer_free)
 			 kvh_adapter_name(adapter), (unsigned long long)item->bytes,
 			 put->attempts + 1, strerror(-status));
 	}
-	put_settled(put);
+	put_settled(put, buffer_free);
 }
 
 static void put_returned(struct kvh_l2_task *task)
 {
-	struct kvh_store_item *item = ((struct put *)task)->item;
+	struct put *put = (struct put *)task;
+	struct kvh_store_item *item = put->item;
 
+	item->c->put_bytes[put->adapter] -= item->bytes;
 	if (--item->out == 0 && item->pending == 0)
 		item_release(item);
 }
@@ -188,14 +198,10 @@ static void item_sealed(struct kvh_loop_work *work)
 	uint32_t n = item->n_puts;
 
 	for (uint32_t i = 0; i < n; i++) {
-		struct put *put = &item->puts[i];
-
-		if (!drop) {
-			put_submit(put);
-			continue;
-		}
-		kvh_count(&kvh_adapter_counters(c->adapters[put->adapter])->put_dropped, 1);
-		put_settled(put); /* the last one may free item */
+		if (drop)
+			put_dropped(&item->puts[i]); /* the last one may free item */
+		else
+			put_submit(&item->puts[i]);
 	}
 }
 
@@ -210,7 +216,7 @@ static void item_seal(struct kvh_work *work)
 }
 
 /* Adapters that are to get the item: puts[] for those that do not have it yet
- * and have room in their queue. */
+ * (nor are about to delete it) and have room in their queue. */
 static void item_puts(struct kvh_store_item *item)
 {
 	struct kvh_controller *c = item->c;
@@ -221,7 +227,8 @@ static void item_puts(struct kvh_store_item *item)
 
 		if ((item->targets & bit) == 0)
 			continue;
-		kvh_adapter_peek(c->adapters[a], &item->key, 1, &has);
+		if (!kvh_adapter_deleting(c->adapters[a]))
+			kvh_adapter_peek(c->adapters[a], &item->key, 1, &has);
 		if (has) {
 			item->stored |= bit;
 			continue;
@@ -285,7 +292,35 @@ void kvh_store_listen(struct kvh_controller *c)
 	free(published);
 }
 
-/* Submits what has waited long enough; all of it, to be dropped, when stopping. */
+/* Submits the puts of an item that have waited long enough; drops them where the
+ * item was erased, which a DELETE waits for, or when stopping. */
+static void item_retry(struct kvh_store_item *item, uint64_t now_ns)
+{
+	struct kvh_controller *c = item->c;
+	bool drop = c->stopping || kvh_l1_doomed(c->opts.l1, item->frame);
+	uint32_t left = item->pending;
+
+	for (uint32_t i = 0; left > 0 && i < item->n_puts; i++) {
+		struct put *put = &item->puts[i];
+
+		if (put->retry_ns == 0)
+			continue;
+		if (put->retry_ns > now_ns && !drop) {
+			if (put->retry_ns < c->next_retry_ns)
+				c->next_retry_ns = put->retry_ns;
+			continue;
+		}
+		put->retry_ns = 0;
+		kvh_adapter_key_unhold(c->adapters[put->adapter], &item->key);
+		if (!drop) {
+			put_submit(put);
+			continue;
+		}
+		left--;
+		put_dropped(put); /* with none left it may free item */
+	}
+}
+
 static void retry(struct kvh_controller *c, uint64_t now_ns)
 {
 	struct kvh_store_item *item, *next;
@@ -293,38 +328,25 @@ static void retry(struct kvh_controller *c, uint64_t now_ns)
 	c->next_retry_ns = UINT64_MAX;
 	for (item = c->items; item != NULL; item = next) {
 		next = item->next;
-		for (uint32_t i = 0, n = item->n_puts; i < n; i++) {
-			struct put *put = &item->puts[i];
-
-			if (put->retry_ns == 0)
-				continue;
-			if (put->retry_ns > now_ns && !c->stopping) {
-				if (put->retry_ns < c->next_retry_ns)
-					c->next_retry_ns = put->retry_ns;
-				continue;
-			}
-			kvh_adapter_key_unhold(c->adapters[put->adapter], &item->key);
-			if (!c->stopping) {
-				put_submit(put);
-				continue;
-			}
-			put->retry_ns = 0;
-			put_settled(put); /* the last one may free item */
-		}
+		item_retry(item, now_ns);
 	}
 }
 
-uint64_t kvh_store_tick(struct kvh_controller *c, uint64_t now_ns)
+void kvh_store_tick(struct kvh_controller *c, uint64_t now_ns)
 {
 	if (now_ns >= c->next_retry_ns)
 		retry(c, now_ns);
-	return c->next_retry_ns;
 }
 
 void kvh_store_stop(struct kvh_controller *c)
 {
 	kvh_store_listen(c);
 	retry(c, UINT64_MAX);
+}
+
+void kvh_store_erased(struct kvh_controller *c)
+{
+	c->next_retry_ns = 0; /* looked at in this round */
 }
 
 void kvh_store_quarantine(struct kvh_controller *c)

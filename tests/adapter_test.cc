@@ -126,7 +126,7 @@ TEST(Adapter, OpenFailures)
 	opts.env = &env;
 	opts.metrics = &metrics;
 	opts.spec = "nosuch:x";
-	EXPECT_EQ(kvh_adapter_open(&opts, &a), -ENOENT);
+	EXPECT_EQ(kvh_adapter_open(&opts, &a), -EINVAL); // not -ENOENT: that is a path's
 	opts.spec = "mem:x,size=1";
 	EXPECT_EQ(kvh_adapter_open(&opts, &a), -EINVAL);
 	EXPECT_EQ(a, nullptr);
