@@ -129,6 +129,7 @@ static int device_error(struct kvh_engine *engine, int err)
 {
 	if (!engine->dev->ops->dead(engine->dev))
 		return err;
+	kvh_count(&engine->metrics.device_errors, 1);
 	kvh_err("transfer: the device has died");
 	return -ENODEV;
 }

@@ -80,6 +80,11 @@ class Queue
 	{
 		kvh_queue_close(std::exchange(queue_, nullptr));
 	}
+	/* Its engine closes it. */
+	void forget()
+	{
+		queue_ = nullptr;
+	}
 	kvh_queue *get() const
 	{
 		return queue_;

@@ -175,11 +175,11 @@ TEST(Engine, AdaptersThatAreNotThere)
 {
 	Log log;
 
-	EXPECT_EQ(-ENOENT, open_with({"floppy:/dev/fd0"}));
+	EXPECT_EQ(-EINVAL, open_with({"floppy:/dev/fd0"}));
 	EXPECT_NE(0u, log.count("floppy")) << log.text();
 	EXPECT_NE(0u, log.count("nvme")) << "the log says which there are";
-	EXPECT_EQ(-ENOENT, open_with({"mem:size=1M", ""}));
-	EXPECT_EQ(-ENOENT, open_with({":"}));
+	EXPECT_EQ(-EINVAL, open_with({"mem:size=1M", ""}));
+	EXPECT_EQ(-EINVAL, open_with({":"}));
 	EXPECT_EQ(-EINVAL, open_with({"mem:sise=1M"}));
 	EXPECT_EQ(-EINVAL, open_with({"mem:size=minus"}));
 }
