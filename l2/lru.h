@@ -11,6 +11,10 @@
 
 #include <stdbool.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct kvh_lru_node {
 	struct kvh_key key;
 	struct kvh_lru_node *chain; /* of the bucket */
@@ -45,4 +49,7 @@ void kvh_lru_hide(struct kvh_lru *lru, struct kvh_lru_node *node);
 /* NULL: none, or all are hidden. */
 struct kvh_lru_node *kvh_lru_oldest(const struct kvh_lru *lru);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

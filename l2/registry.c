@@ -17,12 +17,7 @@ extern const struct kvh_l2_ops kvh_l2_fs;
 extern const struct kvh_l2_ops kvh_l2_nvme;
 
 const struct kvh_l2_ops *const kvh_l2_registry[] = {
-	&kvh_l2_null,
-	&kvh_l2_mem,
-	&kvh_l2_fault,
-	&kvh_l2_fs,
-	&kvh_l2_nvme,
-	NULL,
+	&kvh_l2_null, &kvh_l2_mem, &kvh_l2_fault, &kvh_l2_fs, &kvh_l2_nvme, NULL,
 };
 
 static void log_unknown(const char *spec, size_t name_len)

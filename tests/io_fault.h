@@ -204,7 +204,7 @@ class IoFault
 			io->opened_.push_back({dirfd, path, flags, beneath != 0});
 			if ((flags & O_DIRECT) != 0 && io->direct_ == kRefusedAtOpen) {
 				io->injected_++;
-				return -EINVAL;
+				return refuse_direct(dirfd, path, flags, mode, beneath);
 			}
 		}
 		const int fd = kvh_io_system.open(nullptr, dirfd, path, flags, mode, beneath);
@@ -213,6 +213,18 @@ class IoFault
 		if (fd >= 0)
 			io->flags_[fd] = flags;
 		return fd;
+	}
+	// As the kernel does: a file to be made is made before it is refused.
+	static int refuse_direct(int dirfd, const char *path, int flags, mode_t mode,
+				 int beneath)
+	{
+		const int fd = kvh_io_system.open(nullptr, dirfd, path, flags & ~O_DIRECT, mode,
+						  beneath);
+
+		if (fd < 0)
+			return fd;
+		kvh_io_system.close(nullptr, fd);
+		return -EINVAL;
 	}
 	// As the kernel does: the number is free, whatever close says.
 	static int do_close(void *ctx, int fd)

@@ -368,9 +368,18 @@ TEST_F(Fault, ADeadOneFailsAllFromThere)
 	kvh_fault_release(handle_);
 	ASSERT_EQ(l2_->wait(1).size(), 1u);
 	EXPECT_EQ(hung.status, -EIO) << "also what was on its way";
-	ASSERT_EQ(kvh_fault_set_script(handle_, ""), 0);
+	ASSERT_EQ(kvh_fault_set_script(handle_, "any@2:die"), 0);
 	EXPECT_EQ(l2_->probe(key_), static_cast<int64_t>(frame_.size())) << "brought back";
-	EXPECT_EQ(l2_->probe(make_key(2)), -ENOENT);
+	EXPECT_EQ(l2_->probe(make_key(2)), -EIO);
+
+	// mem works when it is reaped: the first is with it when the second dies.
+	ASSERT_EQ(kvh_fault_set_script(handle_, "any@2:die"), 0);
+	struct kvh_l2_req one = make_req(KVH_L2_PROBE, key_), two = one;
+	ASSERT_EQ(l2_->submit(&one), 0);
+	ASSERT_EQ(l2_->submit(&two), 0);
+	ASSERT_EQ(l2_->wait(2).size(), 2u);
+	EXPECT_EQ(one.status, -EIO);
+	EXPECT_EQ(two.status, -EIO);
 }
 
 TEST_F(Fault, AMuteOneIsFoundBySweepsOnly)

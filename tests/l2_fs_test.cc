@@ -174,6 +174,33 @@ TEST_F(Fs, TheLastFrameMakesRoomForItsOwnNewVersion)
 	EXPECT_EQ(l2->usage().used_bytes, kLen);
 }
 
+// The victim's next version waits until its file is gone, and is not removed
+// in its place.
+TEST_F(Fs, APutOfWhatIsBeingEvictedIsKept)
+{
+	const auto l2 = open(",threads=2,size=" + std::to_string(2 * kLen));
+	ASSERT_TRUE(l2);
+	const Buffer three = frame_of(3), one = frame_of(1, 1);
+	struct kvh_l2_req evictor = make_req(KVH_L2_PUT, make_key(3), three.data(), kLen);
+	struct kvh_l2_req again = make_req(KVH_L2_PUT, make_key(1), one.data(), kLen);
+
+	ASSERT_EQ(put(*l2, 1), 0);
+	ASSERT_EQ(put(*l2, 2), 0);
+	io_.hold(iofault::kUnlink);
+	ASSERT_EQ(l2->submit(&evictor), 0);
+	io_.wait_held(1);
+	ASSERT_EQ(l2->submit(&again), 0);
+	EXPECT_TRUE(l2->reap().empty());
+	io_.release();
+	ASSERT_EQ(l2->wait(2).size(), 2u);
+	EXPECT_EQ(evictor.status, 0);
+	EXPECT_EQ(again.status, 0);
+	EXPECT_TRUE(has(*l2, 1, 1));
+	EXPECT_TRUE(has(*l2, 3));
+	EXPECT_EQ(l2->usage().objects, files().size());
+	EXPECT_EQ(l2->usage().used_bytes, 2 * kLen);
+}
+
 TEST_F(Fs, AReopenWithLessRoomDropsTheOldest)
 {
 	auto l2 = open();
