@@ -27,8 +27,8 @@ int kvh_bench_demo(int argc, char **argv);
 void kvh_bench_complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* The signal that asked for an early end, or 0: what runs for long looks at it.
- * The first SIGINT, SIGTERM, SIGHUP or SIGPIPE after kvh_bench_catch sets it,
- * the second of a kind kills as ever. */
+ * SIGINT, SIGTERM, SIGHUP and SIGPIPE after kvh_bench_catch set it; the second of
+ * one of the first three kills as ever. */
 extern volatile sig_atomic_t kvh_bench_signal;
 void kvh_bench_catch(void);
 

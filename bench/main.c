@@ -54,6 +54,15 @@ static int print_version(int argc, char **argv)
 	return KVH_BENCH_OK;
 }
 
+/* A report that nobody got is no success. */
+static int finish(int status)
+{
+	if (fflush(stdout) == 0 && ferror(stdout) == 0)
+		return status;
+	kvh_bench_complain("the output could not be written");
+	return status == KVH_BENCH_OK ? KVH_BENCH_FAILED : status;
+}
+
 int main(int argc, char **argv)
 {
 	char title[64];
@@ -70,7 +79,7 @@ int main(int argc, char **argv)
 			(void)snprintf(title, sizeof(title), "%s", commands[i].title);
 			argv[1] = title;
 		}
-		return commands[i].run(argc - 1, argv + 1);
+		return finish(commands[i].run(argc - 1, argv + 1));
 	}
 	kvh_bench_complain("there is no command '%s'; `kvhoist-bench help` lists them",
 			   argv[1]);

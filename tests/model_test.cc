@@ -207,7 +207,7 @@ TEST_P(EveryModel, L1HoldsWhatItIsSizedFor)
 		for (uint64_t chunks : {uint64_t{1}, uint64_t{1000}, uint64_t{182790}}) {
 			EXPECT_GE(kvh_geometry_l1_bytes(&g.geo, chunks), chunks * frames);
 			EXPECT_LE(kvh_geometry_l1_bytes(&g.geo, chunks),
-				  chunks * frames * 11 / 10 + (uint64_t{2} << 30));
+				  chunks * frames * 5 / 4 + (uint64_t{2} << 30));
 		}
 	}
 }

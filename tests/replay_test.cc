@@ -143,6 +143,19 @@ TEST(Bench, TooLittleMemorySaysTheNumbers)
 	EXPECT_NE(o.err.find("--scale"), std::string::npos) << o.err;
 }
 
+TEST(Bench, OutputThatCannotBeWrittenIsNoSuccess)
+{
+	int full = open("/dev/full", O_WRONLY | O_CLOEXEC);
+
+	if (full < 0)
+		GTEST_SKIP() << "no /dev/full";
+	Program program({"replay", "--device", "host", "--requests", "5", "--scale", "0.001"},
+			full);
+	EXPECT_EQ(program.wait(), 1);
+	EXPECT_NE(program.err.find("could not be written"), std::string::npos) << program.err;
+	close(full);
+}
+
 /* ---- replays ---- */
 
 /* With an unbounded cache, a block is a hit if and only if all up to it were seen. */
@@ -405,6 +418,19 @@ TEST(Demo, InterruptLeavesNothingBehind)
 	program.kill(SIGTERM);
 	EXPECT_EQ(program.wait(), 128 + SIGTERM) << program.err;
 	EXPECT_NE(program.out.find("demo: FAILED"), std::string::npos) << program.out;
+	EXPECT_TRUE(dir.empty());
+}
+
+TEST(Demo, AClosedPipeLeavesNothingBehind)
+{
+	TempDir dir;
+	int ends[2];
+
+	ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+	close(ends[0]);
+	Program program({"demo", "--device", "host", "--dir", dir.path()}, ends[1]);
+	close(ends[1]);
+	EXPECT_EQ(program.wait(), 128 + SIGPIPE) << program.err;
 	EXPECT_TRUE(dir.empty());
 }
 

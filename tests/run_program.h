@@ -59,7 +59,8 @@ class TempDir
 class Program
 {
       public:
-	explicit Program(const std::vector<std::string> &args)
+	/* stdout: `out` below, or what is given. */
+	explicit Program(const std::vector<std::string> &args, int stdout_fd = -1)
 	{
 		int out[2];
 
@@ -69,7 +70,7 @@ class Program
 		out_fd_ = out[0];
 		pid_ = fork();
 		if (pid_ == 0)
-			exec(args, out[1]);
+			exec(args, stdout_fd >= 0 ? stdout_fd : out[1]);
 		EXPECT_GT(pid_, 0);
 		close(out[1]);
 	}
