@@ -13,10 +13,14 @@
 
 #include "cuda/pack_address.h"
 
+/* A page's address was a number in the plan: the compiler has to be told that it
+ * is not one in shared memory, or it uses accesses that find out. */
 #ifdef __CUDA_ARCH__
-#	define KVH_UNROLL _Pragma("unroll")
+#	define KVH_UNROLL           _Pragma("unroll")
+#	define KVH_ASSUME_GLOBAL(p) __builtin_assume(__isGlobal(p))
 #else
 #	define KVH_UNROLL
+#	define KVH_ASSUME_GLOBAL(p) ((void)(p))
 #endif
 
 enum kvh_pack_direction { KVH_PACK_GATHER, KVH_PACK_SCATTER };
@@ -158,6 +162,7 @@ KVH_PACK_FN void kvh_pack_thread(const struct kvh_pack &pack, const struct kvh_p
 
 	if (team >= grid.teams || !kvh_pack_ends_at(&pack, unit, &ends))
 		return;
+	KVH_ASSUME_GLOBAL(ends.page);
 	const uint32_t unit_bytes = static_cast<uint32_t>(ends.plane->unit_bytes);
 
 	for (uint32_t tile = static_cast<uint32_t>(team - unit * grid.splits) * KVH_PACK_TILE;
