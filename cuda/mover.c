@@ -217,7 +217,9 @@ static void mover_free(struct kvh_mover *mover)
 	lane_close(&mover->store);
 	kvh_stages_free(mover);
 	kvh_pages_free(mover);
-	if (mover->wake >= 0)
+	/* A dead device was not waited for: a notice of its may still come, and must
+	 * not find another file behind this number. */
+	if (mover->wake >= 0 && !kvh_mover_ops(mover)->dead(mover->dev))
 		close(mover->wake);
 	pthread_mutex_destroy(&mover->lock);
 	free(mover);
