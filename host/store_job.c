@@ -151,7 +151,7 @@ static void store_publish(struct kvh_transfer *t, uint32_t i)
 			  t->pool->plans[piece->key.group]->payload_bytes);
 		return;
 	}
-	kvh_count(&engine->metrics.store_failed, 1);
+	kvh_count(&engine->metrics.store_failed, status != -ECANCELED);
 	if (t->first_error == 0)
 		t->first_error = status;
 }

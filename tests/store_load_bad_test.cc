@@ -15,8 +15,8 @@ class Bad : public testing::Test
 {
       protected:
 	Bad()
-	    : engine({{}, 2 * MIB}), pool(engine, desc.layout, engine.space(desc)),
-	      queue(engine)
+	    : engine({{}, 2 * MIB, nullptr, 0, 0, 100, 99}),
+	      pool(engine, desc.layout, engine.space(desc)), queue(engine)
 	{
 	}
 	void TearDown() override
