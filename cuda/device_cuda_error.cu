@@ -74,6 +74,9 @@ constexpr error_row error_table[] = {
 	{cudaErrorUnknown, EIO, true},
 };
 
+// Between enter and leave: what the thread had before.
+thread_local CUstreamCaptureMode capture_mode_before;
+
 // What is not in the table is taken for the worst.
 constexpr error_row error_worst = {cudaErrorUnknown, EIO, true};
 
@@ -130,16 +133,20 @@ int kvh_cuda_enter(struct cuda_device *dev)
 {
 	if (dev->dead.load(std::memory_order_relaxed))
 		return -EIO;
-	if (dev->driver.ctx_push(dev->ctx) == CUDA_SUCCESS)
-		return 0;
-	kvh_cuda_die(dev, "cuCtxPushCurrent", "refused");
-	return -EIO;
+	if (dev->driver.ctx_push(dev->ctx) != CUDA_SUCCESS) {
+		kvh_cuda_die(dev, "cuCtxPushCurrent", "refused");
+		return -EIO;
+	}
+	capture_mode_before = CU_STREAM_CAPTURE_MODE_RELAXED;
+	(void)dev->driver.capture_mode_swap(&capture_mode_before);
+	return 0;
 }
 
 int kvh_cuda_leave(struct cuda_device *dev, int rc)
 {
 	CUcontext popped;
 
+	(void)dev->driver.capture_mode_swap(&capture_mode_before);
 	(void)dev->driver.ctx_pop(&popped);
 	return rc;
 }

@@ -10,6 +10,10 @@
  * runtime's. So the device's primary context is pushed for every call and popped
  * again: unlike cudaSetDevice and setting it back, that never makes a context on
  * a GPU that nobody asked for, and leaves the caller's choice as it was.
+ *
+ * While a thread of the runtime's captures a graph in global mode, as is the
+ * default, a query or an allocation on any other thread fails and spoils that
+ * graph. None of our calls belongs to one, so they are made in relaxed mode.
  */
 #ifndef KVH_CUDA_DEVICE_CUDA_IMPL_H
 #define KVH_CUDA_DEVICE_CUDA_IMPL_H
@@ -32,6 +36,7 @@ struct cuda_driver {
 	CUresult (*ctx_release)(CUdevice);
 	CUresult (*ctx_push)(CUcontext);
 	CUresult (*ctx_pop)(CUcontext *);
+	CUresult (*capture_mode_swap)(CUstreamCaptureMode *);
 };
 
 struct cuda_device {
@@ -68,8 +73,9 @@ void kvh_cuda_die(struct cuda_device *dev, const char *site, const char *why);
 
 #define CUDA_CALL(dev, fn, ...) kvh_cuda_check(dev, #fn, fn(__VA_ARGS__))
 
-/* Makes the device's context the thread's current one until kvh_cuda_leave. 0, or
- * -EIO: the device is dead, and there is nothing to leave. */
+/* Makes the device's context the thread's current one, and its capture mode relaxed,
+ * until kvh_cuda_leave; not nested. 0, or -EIO: the device is dead, and there is
+ * nothing to leave. */
 int kvh_cuda_enter(struct cuda_device *dev);
 /* Returns rc. */
 int kvh_cuda_leave(struct cuda_device *dev, int rc);

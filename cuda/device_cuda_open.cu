@@ -42,7 +42,8 @@ int driver_load(cuda_device *dev)
 		   {"cuDevicePrimaryCtxRetain", nullptr},
 		   {"cuDevicePrimaryCtxRelease", nullptr},
 		   {"cuCtxPushCurrent", nullptr},
-		   {"cuCtxPopCurrent", nullptr}};
+		   {"cuCtxPopCurrent", nullptr},
+		   {"cuThreadExchangeStreamCaptureMode", nullptr}};
 	struct cuda_driver *driver = &dev->driver;
 
 	for (auto &r : row) {
@@ -55,6 +56,8 @@ int driver_load(cuda_device *dev)
 	driver->ctx_release = reinterpret_cast<decltype(driver->ctx_release)>(row[2].fn);
 	driver->ctx_push = reinterpret_cast<decltype(driver->ctx_push)>(row[3].fn);
 	driver->ctx_pop = reinterpret_cast<decltype(driver->ctx_pop)>(row[4].fn);
+	driver->capture_mode_swap = reinterpret_cast<decltype(driver->capture_mode_swap)>(
+		row[5].fn);
 	return 0;
 }
 
