@@ -35,6 +35,8 @@ constexpr error_row error_table[] = {
 	{cudaErrorNotPermitted, EPERM, false},
 	{cudaErrorNotSupported, EOPNOTSUPP, false},
 	{cudaErrorCallRequiresNewerDriver, EOPNOTSUPP, false},
+	{cudaErrorNoKernelImageForDevice, ENODEV, false},
+	{cudaErrorInvalidDeviceFunction, ENODEV, false},
 	{cudaErrorNoDevice, ENODEV, false},
 	{cudaErrorInvalidDevice, ENODEV, false},
 	{cudaErrorInsufficientDriver, ENODEV, false},

@@ -5,6 +5,7 @@
  * says so in an error, and that is -ENODEV. Any thread.
  */
 #include "cuda/device_cuda_impl.h"
+#include "cuda/pack.h"
 #include "host/log.h"
 
 #include <cerrno>
@@ -127,14 +128,22 @@ int context_retain(cuda_device *dev)
 	return err;
 }
 
-int priorities_ask(cuda_device *dev)
+// What has to be asked and done in the context.
+int context_prepare(cuda_device *dev)
 {
 	int err = kvh_cuda_enter(dev);
 
 	if (err != 0)
 		return err;
-	return kvh_cuda_leave(dev, CUDA_CALL(dev, cudaDeviceGetStreamPriorityRange,
-					     &dev->priority_normal, &dev->priority_high));
+	err = CUDA_CALL(dev, cudaDeviceGetStreamPriorityRange, &dev->priority_normal,
+			&dev->priority_high);
+	if (err == 0) {
+		err = kvh_pack_load_cuda();
+		if (err != 0)
+			kvh_err("cuda:%d: %s: the kernels cannot be loaded: %s", dev->ordinal,
+				dev->info.name, strerror(-err));
+	}
+	return kvh_cuda_leave(dev, err);
 }
 
 int device_start(cuda_device *dev)
@@ -147,7 +156,7 @@ int device_start(cuda_device *dev)
 		err = context_retain(dev);
 	if (err != 0)
 		return err;
-	err = priorities_ask(dev);
+	err = context_prepare(dev);
 	if (err != 0)
 		(void)dev->driver.ctx_release(dev->device);
 	return err;

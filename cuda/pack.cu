@@ -59,6 +59,18 @@ int launch(const struct kvh_pack *pack, kernel_fn kernel, cudaStream_t stream)
 }
 
 template <int direction>
+cudaError_t load()
+{
+	cudaFuncAttributes unused;
+	cudaError_t error = cudaSuccess;
+
+	for (uint32_t width = 16; width != 0 && error == cudaSuccess; width /= 2)
+		error = cudaFuncGetAttributes(
+			&unused, reinterpret_cast<const void *>(kernel_of<direction>(width)));
+	return error;
+}
+
+template <int direction>
 int move_cuda(const struct kvh_pack *pack, cudaStream_t stream)
 {
 	const int err = kvh_pack_check(pack);
@@ -69,6 +81,21 @@ int move_cuda(const struct kvh_pack *pack, cudaStream_t stream)
 }
 
 } // namespace
+
+extern "C" int kvh_pack_load_cuda(void)
+{
+	cudaError_t error = load<KVH_PACK_GATHER>();
+
+	if (error == cudaSuccess)
+		error = load<KVH_PACK_SCATTER>();
+	if (error == cudaSuccess)
+		return 0;
+	(void)cudaGetLastError();
+	return error == cudaErrorNoKernelImageForDevice ||
+			       error == cudaErrorInvalidDeviceFunction
+		       ? -ENODEV
+		       : -EIO;
+}
 
 extern "C" int kvh_gather_cuda(const struct kvh_pack *pack, struct CUstream_st *stream)
 {

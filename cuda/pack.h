@@ -51,6 +51,9 @@ uint64_t kvh_pack_position(const struct kvh_plan *plan, uint32_t plane_first,
 int kvh_gather_ref(const struct kvh_pack *pack);
 int kvh_scatter_ref(const struct kvh_pack *pack);
 
+/* Loads the kernels onto the GPU of the current context: left to its first launch,
+ * loading may wait for all that runs there. -ENODEV no code for this GPU, -EIO */
+int kvh_pack_load_cuda(void);
 /* The kernels: enqueue on `stream` and return; they neither wait nor allocate.
  * -EINVAL bad shape, -EIO the launch failed. Built only with CUDA. */
 int kvh_gather_cuda(const struct kvh_pack *pack, struct CUstream_st *stream);
