@@ -60,6 +60,12 @@ bool cuda_dead(struct kvh_device *base)
 
 // ---- memory ----
 
+// A size that no machine has, CUDA may call an invalid value.
+int alloc_result(int err)
+{
+	return err == -EINVAL ? -ENOMEM : err;
+}
+
 int cuda_mem_alloc(struct kvh_device *base, uint64_t bytes, void **mem_p)
 {
 	cuda_device *dev = cuda_of(base);
@@ -68,7 +74,7 @@ int cuda_mem_alloc(struct kvh_device *base, uint64_t bytes, void **mem_p)
 
 	if (err != 0)
 		return err;
-	err = kvh_cuda_leave(dev, CUDA_CALL(dev, cudaMalloc, &mem, bytes));
+	err = alloc_result(kvh_cuda_leave(dev, CUDA_CALL(dev, cudaMalloc, &mem, bytes)));
 	if (err == 0)
 		*mem_p = mem;
 	return err;
@@ -91,7 +97,8 @@ int cuda_host_alloc(struct kvh_device *base, uint64_t bytes, void **mem_p)
 
 	if (err != 0)
 		return err;
-	err = kvh_cuda_leave(dev, CUDA_CALL(dev, cudaHostAlloc, &mem, bytes, flags));
+	err = alloc_result(
+		kvh_cuda_leave(dev, CUDA_CALL(dev, cudaHostAlloc, &mem, bytes, flags)));
 	if (err == 0)
 		*mem_p = mem;
 	return err;

@@ -23,6 +23,7 @@ struct error_row {
 constexpr error_row error_table[] = {
 	{cudaErrorMemoryAllocation, ENOMEM, false},
 	{cudaErrorLaunchOutOfResources, ENOMEM, false},
+	{cudaErrorOperatingSystem, ENOMEM, false}, // memory that cannot be pinned
 	{cudaErrorHostMemoryAlreadyRegistered, EEXIST, false},
 	{cudaErrorHostMemoryNotRegistered, ENOENT, false},
 	{cudaErrorInvalidValue, EINVAL, false},
