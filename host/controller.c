@@ -37,7 +37,7 @@ static uint64_t controller_tick(void *arg, uint64_t now_ns)
 
 static void listener_ready(struct kvh_loop_source *source)
 {
-	kvh_store_listen(
+	kvh_store_hear(
 		(struct kvh_controller *)((char *)source -
 					  offsetof(struct kvh_controller, listener_source)));
 }

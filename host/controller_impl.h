@@ -25,6 +25,8 @@ struct kvh_controller {
 
 	struct kvh_listener listener; /* any thread pushes */
 	struct kvh_loop_source listener_source;
+	struct kvh_published *published; /* heard, and not looked at */
+	uint32_t n_published;
 
 	/* store.c: items alive; bytes of PUTs not settled, an adapter each */
 	struct kvh_store_item *items;
@@ -45,7 +47,10 @@ struct kvh_controller {
 };
 
 /* store.c */
-void kvh_store_listen(struct kvh_controller *c);
+/* Takes what was published, for the tick to look at: what was posted before it, an
+ * erase of the same key, has run by then. */
+void kvh_store_hear(struct kvh_controller *c);
+void kvh_store_listen(struct kvh_controller *c); /* both at once, when stopping */
 void kvh_store_tick(struct kvh_controller *c, uint64_t now_ns); /* sets next_retry_ns */
 void kvh_store_stop(struct kvh_controller *c);   /* drops what waits for a retry or a seal */
 void kvh_store_erased(struct kvh_controller *c); /* keys: theirs leave backoff */

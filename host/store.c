@@ -282,14 +282,28 @@ static void store_one(struct kvh_controller *c, const struct kvh_published *publ
 		item_settled(item);
 }
 
+void kvh_store_hear(struct kvh_controller *c)
+{
+	assert(c->published == NULL);
+	c->n_published = kvh_listener_pop(&c->listener, &c->published);
+}
+
+static void store_published(struct kvh_controller *c)
+{
+	struct kvh_published *published = c->published;
+
+	c->published = NULL;
+	for (uint32_t i = 0; i < c->n_published; i++)
+		store_one(c, &published[i]);
+	c->n_published = 0;
+	free(published);
+}
+
 void kvh_store_listen(struct kvh_controller *c)
 {
-	struct kvh_published *published;
-	uint32_t n = kvh_listener_pop(&c->listener, &published);
-
-	for (uint32_t i = 0; i < n; i++)
-		store_one(c, &published[i]);
-	free(published);
+	store_published(c);
+	kvh_store_hear(c);
+	store_published(c);
 }
 
 /* Submits the puts of an item that have waited long enough; drops them where the
@@ -334,6 +348,7 @@ static void retry(struct kvh_controller *c, uint64_t now_ns)
 
 void kvh_store_tick(struct kvh_controller *c, uint64_t now_ns)
 {
+	store_published(c);
 	if (now_ns >= c->next_retry_ns)
 		retry(c, now_ns);
 }

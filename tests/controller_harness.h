@@ -12,6 +12,7 @@
 #include "host/clock.h"
 #include "host/controller.h"
 #include "host/frame.h"
+#include "host/prefix.h"
 #include "host/work.h"
 #include "l2/fault.h"
 #include "tests/l2_harness.h"
@@ -399,6 +400,13 @@ class Rig
 		task.done.wait();
 	}
 
+	// Long enough for the controller to look at all that was handed to it: what
+	// is posted runs after the events of a round and before its tick.
+	void rounds()
+	{
+		for (int i = 0; i < 3; i++)
+			on_loop([] {});
+	}
 	// Lets the controller go round until something that is on its way has come.
 	void until(std::function<bool()> there)
 	{

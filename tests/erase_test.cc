@@ -113,7 +113,7 @@ TEST(EraseStore, WhileItIsSealed)
 	{
 		WorkerGate gate(rig);
 		ASSERT_EQ(rig.store(rig.key(1), &persist), 0);
-		rig.on_loop([] {}); // the seal waits for the worker
+		rig.rounds(); // the seal waits for the worker
 		e = std::make_unique<Erase>(rig, std::vector<struct kvh_key>{rig.key(1)});
 		e->start().wait();
 		EXPECT_EQ(persist.count.now(), 0u);
@@ -135,7 +135,7 @@ TEST(EraseStore, WhileItIsPutTheDeleteFollows)
 	Erase e(rig, {rig.key(1)});
 
 	e.start();
-	rig.on_loop([] {});
+	rig.rounds();
 	EXPECT_EQ(e.done.now(), 0u);
 	EXPECT_EQ(fault.accepted(KVH_L2_DELETE), 0u); // waits for the put
 	fault.release();
@@ -155,7 +155,7 @@ TEST(EraseStore, WhileItWaitsInTheQueue)
 	ASSERT_EQ(rig.store(rig.key(1)), 0);
 	fault.held(1);
 	ASSERT_EQ(rig.store(rig.key(2)), 0);
-	rig.on_loop([] {});
+	rig.rounds();
 	Erase e(rig, {rig.key(2)});
 
 	e.start();
@@ -208,6 +208,24 @@ TEST(EraseStore, StoredAgainAtOnceItStays)
 		EXPECT_TRUE(rig.in_l2(a, rig.key(1))) << a;
 }
 
+TEST(EraseStore, StoredAgainBeforeTheControllerHeardOfEither)
+{
+	Rig rig(with({"mem"}));
+
+	rig.store_wait(rig.key(1));
+	Erase e(rig, {rig.key(1)});
+
+	{
+		LoopGate gate(rig);
+		e.start();
+		ASSERT_EQ(rig.store(rig.key(1)), 0);
+	}
+	e.wait();
+	rig.drain();
+	EXPECT_EQ(rig.find(rig.key(1)), 1);
+	EXPECT_TRUE(rig.in_l2(0, rig.key(1)));
+}
+
 // The index still has what a DELETE on its way will take.
 TEST(EraseStore, StoredAgainWhileTheOldOneIsBeingDeleted)
 {
@@ -219,7 +237,7 @@ TEST(EraseStore, StoredAgainWhileTheOldOneIsBeingDeleted)
 	e.start();
 	Fault("a").held(1);
 	ASSERT_EQ(rig.store(rig.key(1)), 0);
-	rig.on_loop([] {});
+	rig.rounds();
 	Fault("a").release();
 	e.wait();
 	rig.drain();

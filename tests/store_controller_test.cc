@@ -375,12 +375,12 @@ TEST(StoreController, PressureEvictsDownToTheLowMark)
 	for (uint64_t i = 0; i < 100; i++)
 		rig.store_wait(rig.key(i));
 	kvh_controller_pressure(rig.controller); // at the mark, not above
-	rig.on_loop([] {});
+	rig.rounds();
 	EXPECT_EQ(rig.l1_stats().frames, 100u);
 	rig.store_wait(rig.key(100));
 	rig.drain();
 	kvh_controller_pressure(rig.controller);
-	rig.on_loop([] {});
+	rig.rounds();
 	EXPECT_EQ(rig.l1_stats().frames, 40u);
 	EXPECT_EQ(rig.l1_stats().evicted_background, 61u);
 	EXPECT_EQ(rig.find(rig.key(100)), 1); // the newest are kept

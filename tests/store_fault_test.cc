@@ -281,6 +281,7 @@ TEST(StoreHang, TheStoreEndsAtItsDeadlineAndTheBufferWaits)
 	const struct kvh_key key = rig.key(1);
 
 	rig.store_wait(key); // both have answered, or ran past their deadline
+	rig.drain();
 	EXPECT_EQ(rig.count(0, &N::timeouts), 1u);
 	EXPECT_EQ(rig.count(0, &N::put_failed), 1u);
 	EXPECT_EQ(rig.count(0, &N::put_retried), 0u); // the buffer is out
@@ -303,7 +304,7 @@ TEST(StoreHang, TheStoreEndsAtItsDeadlineAndTheBufferWaits)
 
 	Fault("a").release();
 	rig.until([&] { return rig.metric(&kvh_metrics::l2_quarantined) == 0; });
-	rig.on_loop([] {});
+	rig.rounds();
 	EXPECT_EQ(rig.l1_stats().holds, 0u);
 	EXPECT_EQ(rig.l1_stats().doomed, 0u);
 }
@@ -319,7 +320,7 @@ TEST(StoreHang, BufferOnlyKeepsNothingButTheHungFrame)
 
 	for (uint64_t i = 1; i <= 3; i++)
 		rig.store_wait(rig.key(i));
-	rig.on_loop([] {});
+	rig.rounds();
 	EXPECT_EQ(rig.l1_stats().frames, 0u);
 	EXPECT_EQ(rig.l1_stats().doomed, 1u);
 	Fault("a").release();
