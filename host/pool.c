@@ -240,7 +240,7 @@ int kvh_pool_register(struct kvh_engine *engine, const struct kvh_pool_desc *des
 	err = make_plans(pool, desc);
 	if (err != 0) {
 		kvh_pool_free(pool);
-		return engine->dev->ops->dead(engine->dev) ? -ENODEV : err;
+		return err == -EIO ? -ENODEV : err;
 	}
 	pthread_mutex_lock(&engine->lock);
 	pool->id = ++engine->next_pool;

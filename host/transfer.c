@@ -124,10 +124,10 @@ int kvh_transfer_result(const struct kvh_transfer *t, uint32_t i)
 	return result == 0 || result == -ECANCELED ? result : -EIO;
 }
 
-/* -EIO of a call says that it was refused, or that the device has died. */
+/* A device that dies says -EIO before it is seen as dead. */
 static int device_error(struct kvh_engine *engine, int err)
 {
-	if (!engine->dev->ops->dead(engine->dev))
+	if (err != -EIO && !engine->dev->ops->dead(engine->dev))
 		return err;
 	kvh_count(&engine->metrics.device_errors, 1);
 	kvh_err("transfer: the device has died");
