@@ -51,7 +51,7 @@ struct cuda_device {
 	struct kvh_device_info info;
 };
 
-static inline struct cuda_device *cuda_of(struct kvh_device *dev)
+[[maybe_unused]] static inline struct cuda_device *cuda_of(struct kvh_device *dev)
 {
 	return reinterpret_cast<struct cuda_device *>(dev);
 }
