@@ -12,7 +12,7 @@
 #include <errno.h>
 
 #ifdef __CUDACC__
-#	define KVH_PACK_FN static __host__ __device__ __forceinline__
+#	define KVH_PACK_FN [[maybe_unused]] static __host__ __device__ __forceinline__
 #else
 #	define KVH_PACK_FN static inline
 #endif
