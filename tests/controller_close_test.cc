@@ -2,7 +2,7 @@
 //
 // controller_close_test.cc - a stop with work in flight: bounded in time, every
 // owner told once, every hold back, nothing freed that an adapter may still touch.
-#include "tests/controller_harness.h"
+#include "tests/controller_jobs.h"
 
 #include <thread>
 

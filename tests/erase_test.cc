@@ -3,7 +3,7 @@
 // erase_test.cc - erased keys do not come back: not from a store that was being
 // sealed, put, or tried again, not from a read that was on its way, and not from
 // an adapter that has not deleted yet.
-#include "tests/controller_harness.h"
+#include "tests/controller_jobs.h"
 
 namespace
 {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// prefetch_fault_test.cc - prefetches whose reads fail, lie, hang, come late or
-// are not wanted any more: nothing is leased that was not verified, the prefix is
-// as long as it can be, and every failure is counted.
-#include "tests/controller_harness.h"
+// prefetch_fault_test.cc - prefetches whose reads fail, hang, come late or are not
+// wanted any more: the prefix is as long as it can be, nothing is left held, and
+// every failure is counted.
+#include "tests/controller_jobs.h"
 
 namespace
 {
@@ -103,150 +103,6 @@ TEST(PrefetchFault, LostWakeUpsCostSweeps)
 	EXPECT_EQ(rig.count(0, &N::timeouts), 0u);
 }
 
-// ---- reads that lie ---------------------------------------------------------
-
-struct Damage {
-	const char *name, *script;
-};
-
-class PrefetchDamage : public ::testing::TestWithParam<Damage>
-{
-};
-
-// The negative control is the raw read: the adapter says 0 and hands over bytes
-// that are not the chunk's. Only then does it mean something that no lease came.
-TEST_P(PrefetchDamage, IsNeverLeasedButCountedAndDeleted)
-{
-	Log log;
-	Rig rig(with({"fault:a,next=mem", "mem:b"}));
-	Fault fault("a");
-
-	for (uint64_t i = 0; i < 3; i++)
-		rig.preload(0, rig.key(i));
-	fault.script(GetParam().script);
-	{
-		l2test::Buffer frame(rig.frame_bytes());
-
-		ASSERT_EQ(rig.raw(0, KVH_L2_GET, rig.key(0), &frame), 0);
-		ASSERT_EQ(rig.verify(frame, rig.key(0)), -EBADMSG);
-	}
-	Prefetch p(rig, hashes(3));
-
-	p.start().wait();
-	EXPECT_EQ(p.status, 0);
-	expect_prefix(rig, p, 0);
-	// It ends with the first; the others are read to their end all the same.
-	rig.until([&] { return rig.metric(&M::corrupt) == 3; });
-	EXPECT_EQ(rig.count(0, &N::get_corrupt), 3u);
-	EXPECT_EQ(rig.count(0, &N::gets), 0u);
-	EXPECT_EQ(log.count("is not what was stored"), 3u);
-	EXPECT_EQ(rig.l1_stats().used_bytes, 0u);
-	rig.until([&] { return rig.count(0, &N::inflight) == 0; });
-	EXPECT_EQ(rig.count(0, &N::deletes), 3u);
-	for (uint64_t i = 0; i < 3; i++)
-		EXPECT_FALSE(rig.in_l2(0, rig.key(i)));
-
-	// What is stored again is put, read, and sound.
-	fault.script("");
-	for (uint64_t i = 0; i < 3; i++)
-		rig.store_wait(rig.key(i));
-	rig.drain();
-	EXPECT_EQ(rig.count(0, &N::puts), 3u);
-	kvh_l1_evict(rig.l1, 0);
-	Prefetch again(rig, hashes(3));
-
-	again.start().wait();
-	expect_prefix(rig, again, 3);
-}
-
-TEST_P(PrefetchDamage, TheSecondAdapterServes)
-{
-	Log log;
-	Rig rig(with(
-		{std::string("fault:a,script=") + GetParam().script + ",next=mem", "mem:b"}));
-
-	for (uint64_t i = 0; i < 5; i++)
-		for (uint32_t a = 0; a < 2; a++)
-			rig.preload(a, rig.key(i));
-	Prefetch p(rig, hashes(5));
-
-	p.start().wait();
-	EXPECT_EQ(p.status, 0);
-	expect_prefix(rig, p, 5);
-	EXPECT_EQ(rig.metric(&M::corrupt), 5u);
-	EXPECT_EQ(rig.count(1, &N::gets), 5u);
-	EXPECT_EQ(rig.count(1, &N::deletes), 0u); // deleted where it was bad
-}
-
-INSTANTIATE_TEST_SUITE_P(All, PrefetchDamage,
-			 ::testing::Values(Damage{"Header", "get x*:corrupt=header"},
-					   Damage{"Payload", "get x*:corrupt=payload"},
-					   Damage{"AnyByte", "get x*:corrupt=0"},
-					   Damage{"LastPage", "get x*:corrupt=4096"},
-					   Damage{"ShortThatLies", "get x*:short=lie"}),
-			 [](const auto &info) { return std::string(info.param.name); });
-
-// A sound frame in the wrong place: of another key, another space, or a store
-// that was erased and written anew. The header and its checksum are right.
-TEST(PrefetchMisdirected, AnotherKeysFrameIsNotServed)
-{
-	Log log;
-	Rig rig(with({"mem"},
-		     {{KVH_GROUP_FULL, 0, false, 40}, {KVH_GROUP_FULL, 0, false, 40}}));
-	const struct kvh_key wanted = rig.key(0, 0);
-	const struct kvh_key others[] = {rig.key(1, 0), rig.key(0, 1), rig.key(0, 0, 1)};
-
-	rig.preload(0, rig.key(0, 1));
-	for (const struct kvh_key &other : others) {
-		l2test::Buffer frame = rig.sealed(other), back(rig.frame_bytes());
-		const uint64_t before = rig.metric(&M::corrupt);
-
-		ASSERT_EQ(rig.raw(0, KVH_L2_PUT, wanted, &frame), 0);
-		ASSERT_EQ(rig.raw(0, KVH_L2_GET, wanted, &back), 0);
-		ASSERT_EQ(rig.verify(back, other), 0); // sound, but not it
-		Prefetch p(rig, hashes(1));
-
-		p.start().wait();
-		EXPECT_EQ(p.usable, 0u);
-		EXPECT_EQ(rig.metric(&M::corrupt), before + 1);
-	}
-}
-
-TEST(PrefetchMisdirected, AnotherSpacesFrameIsNotServed)
-{
-	Log log;
-	Rig rig(with({"mem"}));
-	const struct kvh_key key = rig.key(0);
-	l2test::Buffer frame(rig.frame_bytes());
-	const struct kvh_hash parent = {};
-	uint8_t digest[32];
-
-	// The same 64-bit id, another descriptor: all 32 bytes are compared.
-	memcpy(digest, rig.space->digest, sizeof(digest));
-	digest[31] ^= 1;
-	kvh_frame_fill(frame.data(), &key, digest, &parent, 1, rig.payload_bytes());
-	kvh_frame_seal(frame.data());
-	ASSERT_EQ(rig.raw(0, KVH_L2_PUT, key, &frame), 0);
-	Prefetch p(rig, hashes(1));
-
-	p.start().wait();
-	EXPECT_EQ(p.usable, 0u);
-	EXPECT_EQ(rig.metric(&M::corrupt), 1u);
-}
-
-TEST(PrefetchMisdirected, AnObjectOfAnotherSizeIsAFailure)
-{
-	Rig rig(with({"mem"}));
-	l2test::Buffer larger(2 * rig.frame_bytes());
-
-	ASSERT_EQ(rig.raw(0, KVH_L2_PUT, rig.key(0), &larger), 0);
-	Prefetch p(rig, hashes(1));
-
-	p.start().wait();
-	EXPECT_EQ(p.usable, 0u);
-	EXPECT_EQ(rig.count(0, &N::get_failed), 1u);
-}
-
 // ---- deadlines --------------------------------------------------------------
 
 TEST(PrefetchDeadline, EndsWithWhatIsThere)
@@ -292,7 +148,7 @@ TEST(PrefetchDeadline, TheShorterPrefixGetsItsOwnWindow)
 	EXPECT_EQ(p.status, -ETIMEDOUT);
 	EXPECT_EQ(p.usable, 6u);
 	EXPECT_EQ(p.n_ok, 6u + 2);
-	for (uint32_t chunk : {4, 5})
+	for (uint32_t chunk : {4u, 5u})
 		EXPECT_TRUE(rig.shows(p.lease(chunk, 1), rig.key(chunk, 1)));
 	Fault("a").release();
 }
@@ -518,6 +374,18 @@ TEST(PrefetchCancel, OneOfTwoThatWantTheSame)
 
 // ---- random -----------------------------------------------------------------
 
+std::string random_script(std::mt19937 &random)
+{
+	static const char *const what[] = {"fail=EIO",  "corrupt=header", "corrupt=payload",
+					   "short=lie", "reorder=4",      "delay=2"};
+	std::string script;
+
+	for (int i = 0; i < 5; i++)
+		script += "get@" + std::to_string(1 + random() % 60) + "x" +
+			  std::to_string(1 + random() % 6) + ":" + what[random() % 6] + ";";
+	return script;
+}
+
 // Two adapters that fail, lie and reorder, L1 too small for all, and several
 // prefetches at once, some cancelled, some with a deadline: never a wrong byte,
 // and in the end nothing is held.
@@ -540,16 +408,8 @@ TEST(PrefetchFault, RandomStorm)
 
 		for (uint64_t i = 0; i < 60; i++)
 			rig.preload(random() % 2, rig.key(i));
-		for (std::string &s : script)
-			for (int i = 0; i < 5; i++) {
-				static const char *const what[] = {
-					"fail=EIO",  "corrupt=header", "corrupt=payload",
-					"short=lie", "reorder=4",      "delay=2"};
-
-				s += "get@" + std::to_string(1 + random() % 60) + "x" +
-				     std::to_string(1 + random() % 6) + ":" +
-				     what[random() % 6] + ";";
-			}
+		for (std::string &text : script)
+			text = random_script(random);
 		SCOPED_TRACE(script[0] + " and " + script[1]);
 		Fault("a").script(script[0].c_str());
 		Fault("b").script(script[1].c_str());

@@ -3,7 +3,7 @@
 // prefetch_test.cc - prefetches in good weather: what L1 has, what adapters have,
 // what another is just writing; what groups and ranks need, and no more; what is
 // leased, and that the counters are the truth.
-#include "tests/controller_harness.h"
+#include "tests/controller_jobs.h"
 
 namespace
 {
@@ -71,7 +71,7 @@ TEST(PrefetchL1, NotIfOneIsMissingThenNothingIsLeased)
 	Rig rig;
 	uint32_t n_ok = 99;
 
-	for (uint64_t i : {0, 1, 3})
+	for (uint64_t i : {0u, 1u, 3u})
 		ASSERT_EQ(rig.store(rig.key(i)), 0);
 	Prefetch p(rig, hashes(4));
 
@@ -175,7 +175,7 @@ TEST(Prefetch, NothingIsReadBehindAGap)
 {
 	Rig rig(with({"mem"}));
 
-	for (uint64_t i : {0, 1, 3, 4, 5})
+	for (uint64_t i : {0u, 1u, 3u, 4u, 5u})
 		rig.preload(0, rig.key(i));
 	Prefetch p(rig, hashes(6));
 
@@ -301,7 +301,7 @@ TEST(PrefetchGroups, TheLongestThatAllCanServe)
 	Rig rig(with({"mem"}, kHybrid));
 
 	preload_all(rig, 8);
-	for (uint64_t i : {5, 6, 7}) // the state is there at 5 chunks, last
+	for (uint64_t i : {5u, 6u, 7u}) // the state is there at 5 chunks, last
 		ASSERT_EQ(rig.raw(0, KVH_L2_DELETE, rig.key(i, 2)), 0);
 	Prefetch p(rig, hashes(8));
 
@@ -458,6 +458,18 @@ TEST(PrefetchRoom, ReadsDoNotEvictWhatIsNeeded)
 
 // ---- random -----------------------------------------------------------------
 
+Group random_group(std::mt19937 &random)
+{
+	Group group;
+
+	group.kind = static_cast<enum kvh_group_kind>(random() % 3);
+	if (group.kind == KVH_GROUP_WINDOW)
+		group.window_chunks = uint32_t(1 + random() % 3);
+	group.replicated = random() % 3 == 0;
+	group.head_bytes = uint32_t(1 + random() % 400);
+	return group;
+}
+
 // Any presence, any groups, in L1, in one of two adapters or nowhere: as long as
 // the definition says, the right bytes, and the counters say what happened.
 TEST(Prefetch, LikeTheDefinitionWhateverIsThere)
@@ -472,17 +484,8 @@ TEST(Prefetch, LikeTheDefinitionWhateverIsThere)
 		const uint32_t n_ranks = uint32_t(1 + random() % 2);
 		const uint32_t missing = uint32_t(random() % 30);
 
-		for (size_t g = 0, n = 1 + random() % 3; g < n; g++) {
-			Group group;
-
-			group.kind = static_cast<enum kvh_group_kind>(random() % 3);
-			group.window_chunks = group.kind == KVH_GROUP_WINDOW
-						      ? uint32_t(1 + random() % 3)
-						      : 0;
-			group.replicated = random() % 3 == 0;
-			group.head_bytes = uint32_t(1 + random() % 400);
-			groups.push_back(group);
-		}
+		for (size_t g = 0, n = 1 + random() % 3; g < n; g++)
+			groups.push_back(random_group(random));
 		Rig rig(with({"mem:a", "mem:b"}, groups));
 		Prefetch p(rig, hashes(n_chunks), n_ranks);
 		std::vector<uint8_t> present(KVH_ENTRIES(&p.prefix));

@@ -88,7 +88,7 @@ TEST(Prefix, FullEndsAtTheFirstGap)
 	Case c({{KVH_GROUP_FULL, 0, false}}, 6);
 
 	EXPECT_EQ(c.usable(), 0u);
-	for (uint32_t chunk : {0, 1, 2, 4, 5})
+	for (uint32_t chunk : {0u, 1u, 2u, 4u, 5u})
 		c.at(chunk) = 1;
 	EXPECT_EQ(c.usable(), 3u);
 	c.at(3) = 7; // any value but 0

@@ -3,7 +3,7 @@
 // store_controller_test.cc - from a published frame to the adapters that the
 // policy names, in good weather: who gets what, who is told, what stays in L1,
 // and that every hold comes back.
-#include "tests/controller_harness.h"
+#include "tests/controller_jobs.h"
 
 #include <atomic>
 #include <thread>
