@@ -188,12 +188,12 @@ class Queue
 				take(events[static_cast<size_t>(i)]);
 		EXPECT_EQ(0, n);
 	}
-	/* Waits for the terminal event, and gives it. */
-	kvh_event finish(const Job &job)
+	/* Waits for the job's event of the type, or its end; the last one so far. */
+	kvh_event await(const Job &job, uint32_t type)
 	{
 		kvh_event events[16];
 
-		while (!job.done()) {
+		while (!job.done() && job.count(type) == 0) {
 			const int n = kvh_queue_wait(queue_, events, 16, GUARD_NS);
 
 			EXPECT_GT(n, 0);
@@ -203,6 +203,10 @@ class Queue
 				take(events[i]);
 		}
 		return job.events.back();
+	}
+	kvh_event finish(const Job &job)
+	{
+		return await(job, KVH_EVENT_DONE);
 	}
 
       private:

@@ -106,23 +106,21 @@ TEST_F(Order, AStoreReadsBehindItsEvent)
  * for, nor does it count that the event is recorded again. */
 TEST_F(Order, TheOrderPointIsThatOfTheCall)
 {
-	const Item item = coming(0);
+	const Item item = coming(0), second = {pool.key(0, hash_of(1, 1)), item.pages, {}};
 	Stream held(engine);
 	Job by_stream, by_event;
 
+	held.block(engine);
 	pool.fill(item.key, item.pages);
 	ASSERT_EQ(0, queue.store(by_stream, pool, {item}, 0, stream.get()));
-	const Item second = {pool.key(0, hash_of(1, 1)), item.pages, {}};
-	ASSERT_EQ(0, queue.store(by_event, pool, {second}, 0, nullptr, held.mark()));
-	held.block(engine);
-	held.mark();
-	stream.copy(image[0].data(), image[0].data() + 1, 1);
+	ASSERT_EQ(0, queue.store(by_event, pool, {second}, 0, nullptr, stream.mark()));
+	stream.wait_for(held.mark());
+	stream.mark();
 	EXPECT_EQ(1u, queue.finish(by_stream).n_ok);
 	EXPECT_EQ(1u, queue.finish(by_event).n_ok);
-	EXPECT_FALSE(held.reached());
+	EXPECT_FALSE(stream.reached());
 	EXPECT_TRUE(good(item));
 	engine.release();
-	held.wait();
 	stream.wait();
 }
 

@@ -241,7 +241,13 @@ class Stream
 
 		EXPECT_EQ(0, dev_->ops->copy(dev_, KVH_COPY_D2D, &c, stream_));
 	}
-	/* The next thing on the stream does not run until kvh_host_release. */
+	/* What comes next does not run before the event. */
+	void wait_for(kvh_event_mark event)
+	{
+		EXPECT_EQ(0, dev_->ops->stream_wait_event(dev_, stream_, event));
+	}
+	/* The next thing on the stream does not run until kvh_host_release. Only
+	 * while nothing else copies: the hold would be that's. */
 	void block(const Engine &engine)
 	{
 		engine.hold(KVH_HOST_COPY, 1, 1);
