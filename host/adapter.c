@@ -467,11 +467,6 @@ uint64_t kvh_adapter_busy(const struct kvh_adapter *a)
 	return a->reads.n + a->writes.n + a->inflight.n;
 }
 
-uint64_t kvh_adapter_late(const struct kvh_adapter *a)
-{
-	return a->late.n;
-}
-
 const struct kvh_l2_caps *kvh_adapter_caps(const struct kvh_adapter *a)
 {
 	return &a->caps;

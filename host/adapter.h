@@ -78,9 +78,8 @@ void kvh_adapter_key_unhold(struct kvh_adapter *adapter, const struct kvh_key *k
 uint64_t kvh_adapter_tick(struct kvh_adapter *adapter, uint64_t now_ns);
 /* Whether it has a DELETE: what peek finds may be about to go. */
 bool kvh_adapter_deleting(const struct kvh_adapter *adapter);
-/* WAITING or INFLIGHT; LATE ones. */
+/* WAITING or INFLIGHT. */
 uint64_t kvh_adapter_busy(const struct kvh_adapter *adapter);
-uint64_t kvh_adapter_late(const struct kvh_adapter *adapter);
 
 const struct kvh_l2_caps *kvh_adapter_caps(const struct kvh_adapter *adapter);
 const char *kvh_adapter_name(const struct kvh_adapter *adapter);
