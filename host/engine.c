@@ -503,7 +503,6 @@ int kvh_status_get(struct kvh_engine *engine, struct kvh_status *st)
 		.erased = kvh_counted(&m->erased),
 		.corrupt = kvh_counted(&m->corrupt),
 		.device_errors = kvh_counted(&m->device_errors),
-		.pin_failed = arena.pin_failed,
 		.numa_refused = arena.numa_refused,
 		.n_l2 = kvh_controller_adapters(engine->controller),
 		.huge_bytes = arena.huge_bytes,

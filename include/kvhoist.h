@@ -506,7 +506,7 @@ struct kvh_status {
 	uint64_t evicted_alloc, evicted_background, erased;
 	uint64_t corrupt; /* frames from L2 that failed verification */
 	uint64_t device_errors; /* jobs that it failed, and calls since it has died */
-	uint64_t pin_failed, numa_refused;
+	uint64_t numa_refused; /* L1 pieces that could not be bound to the node */
 	uint64_t n_l2;       /* adapters: kvh_l2_status */
 	uint64_t huge_bytes; /* of L1 on huge pages asked for */
 };
