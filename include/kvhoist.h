@@ -504,11 +504,11 @@ struct kvh_status {
 	uint64_t hits_l1, hits_l2, misses; /* prefetch, by entry */
 	uint64_t prefetch_wasted;          /* read from L2, then not needed or not usable */
 	uint64_t evicted_alloc, evicted_background, erased;
-	uint64_t corrupt; /* frames from L2 that failed verification */
+	uint64_t corrupt;       /* frames from L2 that failed verification */
 	uint64_t device_errors; /* jobs that it failed, and calls since it has died */
-	uint64_t numa_refused; /* L1 pieces that could not be bound to the node */
-	uint64_t n_l2;       /* adapters: kvh_l2_status */
-	uint64_t huge_bytes; /* of L1 on huge pages asked for */
+	uint64_t numa_refused;  /* L1 pieces that could not be bound to the node */
+	uint64_t n_l2;          /* adapters: kvh_l2_status */
+	uint64_t huge_bytes;    /* of L1 on huge pages asked for */
 };
 
 struct kvh_l2_status {
