@@ -41,7 +41,7 @@ struct kvh_arena_stats {
 	uint64_t used_bytes; /* frames handed out */
 	uint64_t slab_bytes; /* granules in slabs */
 	uint64_t frames;
-	uint64_t huge_bytes; /* asked to lie on huge pages and granted by madvise */
+	uint64_t huge_bytes;   /* asked to lie on huge pages and granted by madvise */
 	uint64_t numa_refused; /* mbind refused: went on without */
 };
 

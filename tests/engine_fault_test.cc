@@ -140,6 +140,7 @@ class Dies : public testing::TestWithParam<kvh_host_call>
 {
 };
 
+/* long: one story, of which every step needs what came before. */
 bool die(kvh_host_call call, uint64_t nth)
 {
 	Dir dir;
