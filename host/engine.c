@@ -26,17 +26,17 @@ static pthread_once_t forks_once = PTHREAD_ONCE_INIT;
 
 static void forked(void)
 {
+	kvh_log_unlock();
 	(void)__atomic_add_fetch(&forks, 1, __ATOMIC_SEQ_CST);
 }
 
 static void watch_forks(void)
 {
-	(void)pthread_atfork(NULL, NULL, forked);
+	(void)pthread_atfork(kvh_log_lock, kvh_log_unlock, forked);
 }
 
 int kvh_engine_alive(const struct kvh_engine *engine)
 {
-	/* Without a word: the parent may have held the log's lock. */
 	if (engine->forks != __atomic_load_n(&forks, __ATOMIC_RELAXED))
 		return -EPERM;
 	if (__atomic_load_n(&engine->closing, __ATOMIC_ACQUIRE))

@@ -53,3 +53,13 @@ void kvh_log(enum kvh_log_level level, const char *fmt, ...)
 		(void)fprintf(stderr, "kvhoist: %s: %s\n", level_name(level), line);
 	pthread_mutex_unlock(&sink_lock);
 }
+
+void kvh_log_lock(void)
+{
+	pthread_mutex_lock(&sink_lock);
+}
+
+void kvh_log_unlock(void)
+{
+	pthread_mutex_unlock(&sink_lock);
+}

@@ -16,6 +16,10 @@ extern "C" {
 void kvh_log(enum kvh_log_level level, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 
+/* For pthread_atfork: no other thread holds the log's lock while a child is made. */
+void kvh_log_lock(void);
+void kvh_log_unlock(void);
+
 #define kvh_err(...)   kvh_log(KVH_LOG_ERROR, __VA_ARGS__)
 #define kvh_warn(...)  kvh_log(KVH_LOG_WARN, __VA_ARGS__)
 #define kvh_info(...)  kvh_log(KVH_LOG_INFO, __VA_ARGS__)

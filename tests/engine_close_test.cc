@@ -5,6 +5,7 @@
 #include "engine_harness.h"
 
 #include "host/clock.h"
+#include "host/log.h"
 #include "l2/fault.h"
 
 #include <atomic>
@@ -308,6 +309,34 @@ TEST(Fork, CallsOfTheChildAreRefusedAndTheParentGoesOn)
 		EXPECT_EQ(4u, queue.finish(job).n_ok);
 		EXPECT_EQ(4u, fetch_and_check(queue, pool, prompt(i, 4)));
 	}
+}
+
+/* Without the handlers around fork some child finds the log's lock taken, by a
+ * thread that it does not have, and hangs. */
+TEST(Fork, AChildCanLogWhileTheParentDoes)
+{
+	Engine engine;
+	std::atomic<bool> stop{false};
+
+	kvh_log_set([](void *, kvh_log_level, const char *) {}, nullptr, KVH_LOG_WARN);
+	std::thread logger([&] {
+		while (!stop.load())
+			kvh_warn("%d", 1);
+	});
+	for (int i = 0; i < 200; i++) {
+		const pid_t child = fork();
+		int result = -1;
+
+		if (child == 0) {
+			kvh_warn("%d", 2);
+			_exit(0);
+		}
+		EXPECT_EQ(child, waitpid(child, &result, 0));
+		EXPECT_EQ(0, result);
+	}
+	stop = true;
+	logger.join();
+	kvh_log_set(nullptr, nullptr, KVH_LOG_WARN);
 }
 
 TEST(Fork, AChildCanHaveAnEngineOfItsOwn)
