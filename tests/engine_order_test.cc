@@ -126,7 +126,10 @@ TEST_F(Order, TheOrderPointIsThatOfTheCall)
 
 TEST_F(Order, ControlWithoutTheWaitOldBytesAreStored)
 {
-	const Item item = coming(0);
+	static uint64_t times;
+	/* Bytes of its own, each time: the copy does not wait for the gather either,
+	 * and in memory used again it would find those of the time before. */
+	const Item item = coming(1000 + times++);
 	Job job;
 
 	stream.block(engine);
