@@ -279,8 +279,9 @@ static void expire_inflight(struct kvh_adapter *a, uint64_t now_ns)
 		if (task->deadline_ns > now_ns)
 			continue;
 		kvh_count(&a->counters.timeouts, 1);
-		kvh_warn("%s: a request has not ended within %llu ms", a->ops->name,
-			 (unsigned long long)(a->deadline_ns / KVH_NS_PER_MS));
+		if (a->late.n == 0) /* the first of those that are out */
+			kvh_warn("%s: a request has not ended within %llu ms", a->ops->name,
+				 (unsigned long long)(a->deadline_ns / KVH_NS_PER_MS));
 		task->req.cancelled = true;
 		if (a->ops->cancel != NULL)
 			a->ops->cancel(a->self, &task->req);
@@ -370,7 +371,7 @@ static int attach_pieces(struct kvh_adapter *a, struct kvh_arena *arena)
 		if (a->ops->attach != NULL)
 			region = a->ops->attach(a->self, pieces[i].base, pieces[i].bytes);
 		a->regions[i] = region >= 0 ? (uint32_t)region : KVH_L2_NO_REGION;
-		if (region < 0)
+		if (region < 0 && a->ops->attach != NULL)
 			kvh_count(&a->counters.unregistered, 1);
 	}
 	a->arena = arena;

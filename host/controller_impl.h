@@ -31,7 +31,8 @@ struct kvh_controller {
 	/* store.c: items alive; bytes of PUTs not settled, an adapter each */
 	struct kvh_store_item *items;
 	uint64_t put_bytes[KVH_ADAPTERS_MAX];
-	uint64_t next_retry_ns; /* the earliest backoff, UINT64_MAX: none */
+	bool put_failing[KVH_ADAPTERS_MAX]; /* its last PUT failed: said once */
+	uint64_t next_retry_ns;             /* the earliest backoff, UINT64_MAX: none */
 
 	struct kvh_prefetch *prefetches; /* prefetch.c: not ended */
 	struct kvh_fetch *fetches;       /* fetch.c: reads that are out, detached ones too */

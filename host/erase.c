@@ -9,7 +9,6 @@
  * adapter has answered.
  */
 #include "host/controller_impl.h"
-#include "host/log.h"
 
 #include <errno.h>
 #include <stdlib.h>

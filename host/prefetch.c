@@ -17,8 +17,6 @@
  */
 #include "host/clock.h"
 #include "host/controller_impl.h"
-#include "host/frame.h"
-#include "host/log.h"
 #include "host/prefix.h"
 
 #include <assert.h>

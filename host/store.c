@@ -142,6 +142,7 @@ static void put_ended(struct kvh_l2_task *task, int status, bool buffer_free)
 		item->stored |= UINT32_C(1) << put->adapter;
 		kvh_count(&n->puts, 1);
 		kvh_count(&n->put_bytes, item->bytes);
+		c->put_failing[put->adapter] = false;
 	} else if (buffer_free && worth_retrying(status) && put->attempts < c->opts.retries &&
 		   !c->stopping) {
 		put->retry_ns = kvh_deadline_ns(BACKOFF_NS << put->attempts);
@@ -155,9 +156,12 @@ static void put_ended(struct kvh_l2_task *task, int status, bool buffer_free)
 		kvh_count(&n->put_dropped, 1);
 	} else {
 		kvh_count(&n->put_failed, 1);
-		kvh_warn("%s: a store of %llu bytes failed after %u attempts: %s",
-			 kvh_adapter_name(adapter), (unsigned long long)item->bytes,
-			 put->attempts + 1, strerror(-status));
+		/* The first of a row: a full disk must not fill the log, too. */
+		if (!c->put_failing[put->adapter])
+			kvh_warn("%s: a store of %llu bytes failed after %u attempts: %s",
+				 kvh_adapter_name(adapter), (unsigned long long)item->bytes,
+				 put->attempts + 1, strerror(-status));
+		c->put_failing[put->adapter] = true;
 	}
 	put_settled(put, buffer_free);
 }
@@ -233,8 +237,9 @@ static void item_puts(struct kvh_store_item *item)
 			item->stored |= bit;
 			continue;
 		}
-		if (c->put_bytes[a] > 0 &&
-		    c->put_bytes[a] + item->bytes > c->opts.queue_bytes) {
+		if (item->bytes > kvh_adapter_caps(c->adapters[a])->max_len ||
+		    (c->put_bytes[a] > 0 &&
+		     c->put_bytes[a] + item->bytes > c->opts.queue_bytes)) {
 			kvh_count(&kvh_adapter_counters(c->adapters[a])->put_dropped, 1);
 			continue;
 		}

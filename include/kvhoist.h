@@ -11,9 +11,15 @@
  * where a function differs.
  *
  *   errors     >= 0 on success, a negative errno on failure. Output arguments
- *              come last and are written on success only. The reason of a
- *              failure is logged once, where it was found, with the value.
- *              After fork every call in the child returns -EPERM.
+ *              come last and are written on success only, but for arrays named
+ *              `status`, whose contents after a failed call mean nothing unless
+ *              the function says so. The reason of a failure is logged once,
+ *              where it was found, with the value; warnings and errors go to
+ *              stderr until kvh_log_set. Beside the errors a function names, any
+ *              may return -ENOMEM (no memory for bookkeeping: nothing was done),
+ *              -EINVAL (unknown flags, a wrong `size`), -EPERM (in a child of
+ *              fork) and -ESHUTDOWN (kvh_engine_close has begun). Pointers are
+ *              not NULL where nothing says that they may be.
  *   units      sizes, strides and offsets are bytes, times are nanoseconds.
  *   ownership  arguments are borrowed until the call returns. The exceptions
  *              are the arrays of a job that say so (`status`, `leases`): they
@@ -24,10 +30,11 @@
  *              but kvh_engine_open, kvh_pool_register, kvh_queue_wait,
  *              kvh_queue_close and kvh_engine_close.
  *   values     spaces, pools, jobs and leases are 64-bit values, 0 is none.
- *              They mean the same in every process attached to an engine.
+ *              They stand for no address, so that they can mean the same in
+ *              another process; today an engine serves the one that opened it.
  *   structs    those with `size` are filled by their _init function first,
- *              which sets it: fields are only ever added at the end, and zero
- *              means what it meant before. A size this library does not know
+ *              which sets it (status structs: the caller sets it to sizeof): fields are only
+ * ever added at the end, and zero means what it meant before. A size this library does not know
  *              is -EINVAL.
  */
 #ifndef KVHOIST_H
@@ -119,8 +126,9 @@ KVH_API int kvh_engine_open(const struct kvh_engine_opts *opts, struct kvh_engin
 
 /* Stops taking work (-ESHUTDOWN), lets stores that wait for L2 finish for at
  * most `drain_ns`, cancels the rest, waits for enqueued device copies, returns
- * every lease and frees everything, the engine's queues too. Waits; all other
- * calls on the engine and its queues must have returned. NULL is fine.
+ * every lease and frees everything, the engine's queues too: no events come any
+ * more, and the arrays of jobs are the caller's again. Waits; all other calls on
+ * the engine and its queues must have returned. NULL is fine.
  * 0, or -ETIMEDOUT: an adapter kept a buffer beyond its deadline; that memory
  * is left mapped, and counted in the log. The engine is gone either way. */
 KVH_API int kvh_engine_close(struct kvh_engine *engine, uint64_t drain_ns);
@@ -213,7 +221,9 @@ KVH_API int64_t kvh_space_chunk_bytes(struct kvh_engine *engine, kvh_space_t spa
 
 /* ---- keys ------------------------------------------------------------- */
 
-/* The runtime's hash of the prefix that ends with the chunk. */
+/* The runtime's hash of the prefix that ends with the chunk; of a longer one, its
+ * first 16 bytes. Equal hashes of a space are taken for equal prefixes, so it has
+ * to be one that nobody can make collide. */
 struct kvh_hash {
 	uint8_t bytes[16];
 };
@@ -228,10 +238,14 @@ struct kvh_key {
 /* ---- queue ------------------------------------------------------------ */
 
 enum kvh_event_type {
-	KVH_EVENT_PACKED,    /* store: the pages have been read and may be overwritten */
-	KVH_EVENT_FOUND,     /* prefetch: what L1 and L2 say they have; no promise */
-	KVH_EVENT_PERSISTED, /* store: every adapter has answered for every chunk stored */
-	KVH_EVENT_DONE,      /* terminal: the last event of the job */
+	KVH_EVENT_PACKED, /* store: the pages have been read and may be overwritten */
+	/* prefetch: what L1 and L2 say they have; no promise. Not before a deadline or
+	 * cancel that comes first */
+	KVH_EVENT_FOUND,
+	/* store: every adapter has answered, well or badly, for every chunk whose
+	 * status is 0; kvh_l2_status says how */
+	KVH_EVENT_PERSISTED,
+	KVH_EVENT_DONE, /* terminal: the last event of the job */
 };
 
 /* The device died while the job's pages were written: their bytes are lost. */
@@ -241,17 +255,20 @@ struct kvh_event {
 	kvh_job_t job;
 	uint64_t user_data; /* as given with the job */
 	uint32_t type;      /* enum kvh_event_type */
-	int32_t status;     /* 0, or the first error of a chunk or of the job */
-	uint32_t n_ok;      /* chunks whose status is 0 */
-	uint32_t usable;    /* prefetch: chunks of the usable prefix */
-	uint32_t flags;     /* KVH_EVENT_* */
+	/* 0, or the first error of a chunk or of the job. A chunk that need not be
+	 * stored (-EEXIST, -EINPROGRESS) or is nowhere to erase (-ENOENT) is none. */
+	int32_t status;
+	uint32_t n_ok;   /* chunks whose status is 0 */
+	uint32_t usable; /* prefetch: chunks of the usable prefix */
+	uint32_t flags;  /* KVH_EVENT_* */
 	uint32_t reserved;
 };
 
 /* A queue takes the events of the jobs started on it, and is the client that
  * their leases belong to. `capacity` jobs, 1..65536, may be outstanding: from
  * start until the terminal event was polled. Beyond, jobs are refused with
- * -EAGAIN; events are never lost. */
+ * -EAGAIN; events are never lost. A queue holds at most 2^20 leases.
+ * -EINVAL capacity, -EMFILE 4096 queues are open, or no eventfd is left */
 KVH_API int kvh_queue_open(struct kvh_engine *engine, uint32_t capacity,
 			   struct kvh_queue **queue_p);
 
@@ -335,7 +352,8 @@ struct kvh_store_chunk {
 struct kvh_store_opts {
 	size_t size;
 	/* The order point: pages are read when this has been reached. At most one.
-	 * Neither: on a GPU the legacy default stream, on the host device now. */
+	 * Neither: on a GPU the legacy default stream, on the host device now. The
+	 * host device has no streams of the runtime's: neither. */
 	struct CUstream_st *stream;
 	struct CUevent_st *event;
 	uint64_t user_data;
@@ -356,7 +374,8 @@ KVH_API void kvh_store_opts_init(struct kvh_store_opts *opts, size_t size);
  *   -EIO          the device has failed
  * As a result of the call (nothing is enqueued, no job was made):
  *   -EINVAL  n is 0; a page is out of range; a key of another space, rank or
- *            group than the pool has; n_pages is not the group's
+ *            group than the pool has; n_pages is not the group's; both order
+ *            points
  *   -EBUSY   the stream is being captured
  *   -EAGAIN  the queue is full
  *   -ENOENT  no such pool
@@ -389,10 +408,10 @@ struct kvh_prefix {
 #define KVH_LOOKUP_LEASE 1u /* lease what is usable and in L1 */
 
 /* What is there now. `where` [KVH_ENTRIES] gets KVH_IN_* bits; `usable_p` the
- * chunks of the longest prefix L that every full group holds in [0, L), every
- * windowed group in its window's end at L, every state group at L, for all the
- * ranks. It is advice and may be gone in a moment, unless KVH_LOOKUP_LEASE
- * asks: then `leases` [KVH_ENTRIES], else NULL, gets leases of this queue for
+ * chunks of the longest prefix L for which all the ranks have: of full groups
+ * [0, L); of windowed groups [L - w, L), w = window_tokens / chunk_tokens rounded
+ * up; of state groups the chunk L - 1. It is advice and may be gone in a moment, unless
+ * KVH_LOOKUP_LEASE asks: then `leases` [KVH_ENTRIES], else NULL, gets leases of this queue for
  * what is in L1 and needed for the longest prefix usable from L1 alone, and
  * usable_p is that prefix. Adapters without a local index are not asked.
  * Any of the three outputs may be NULL.
@@ -446,8 +465,9 @@ KVH_API void kvh_load_opts_init(struct kvh_load_opts *opts, size_t size);
  * read by work behind kvh_load_wait, or after the terminal event. Status as
  * for store: 0, -EIO, -ECANCELED. A failed load leaves the pages undefined.
  *   -EINVAL  n is 0; a page is out of range, or named twice; the lease's chunk
- *            is of another space, group or rank than the pool
- *   -ESTALE  a lease was released or has expired; status[] (if given) says which
+ *            is of another space, group or rank than the pool; both order points
+ *   -ESTALE  a lease was released; status[] (if given) has -ESTALE at those. No
+ *            lease is released by a call that fails, KVH_LOAD_RELEASE or not
  *   -EBUSY   the stream is being captured
  *   -EAGAIN  the queue is full
  *   -ENOENT  no such pool
@@ -507,7 +527,7 @@ struct kvh_status {
 	uint64_t corrupt;       /* frames from L2 that failed verification */
 	uint64_t device_errors; /* jobs that it failed, and calls since it has died */
 	uint64_t numa_refused;  /* L1 pieces that could not be bound to the node */
-	uint64_t n_l2;          /* adapters: kvh_l2_status */
+	uint64_t n_l2;          /* adapters: kvh_l2_status_get */
 	uint64_t huge_bytes;    /* of L1 on huge pages asked for */
 };
 
@@ -524,7 +544,7 @@ struct kvh_l2_status {
 	uint64_t unregistered; /* pieces the adapter refused to attach */
 };
 
-/* Copies the counters; no lock of the data path is taken. */
+/* Copies the counters: relaxed reads, and the arena's lock for a moment. */
 KVH_API int kvh_status_get(struct kvh_engine *engine, struct kvh_status *status);
 /* -ENOENT  there is no adapter of that index */
 KVH_API int kvh_l2_status_get(struct kvh_engine *engine, uint32_t index,
