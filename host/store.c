@@ -237,9 +237,8 @@ static void item_puts(struct kvh_store_item *item)
 			item->stored |= bit;
 			continue;
 		}
-		if (item->bytes > kvh_adapter_caps(c->adapters[a])->max_len ||
-		    (c->put_bytes[a] > 0 &&
-		     c->put_bytes[a] + item->bytes > c->opts.queue_bytes)) {
+		if (c->put_bytes[a] > 0 &&
+		    c->put_bytes[a] + item->bytes > c->opts.queue_bytes) {
 			kvh_count(&kvh_adapter_counters(c->adapters[a])->put_dropped, 1);
 			continue;
 		}

@@ -451,7 +451,7 @@ TEST(AdapterDeadline, ALateBufferStaysOutUntilItComesBack)
 	EXPECT_EQ(rig.count(&kvh_adapter_counters::timeouts), 2u);
 	EXPECT_EQ(rig.count(&kvh_adapter_counters::inflight), 2u);
 	EXPECT_EQ(kvh_counted(&rig.metrics.l2_quarantined), 2u);
-	EXPECT_EQ(log.count("has not ended within 30000 ms"), 2u);
+	EXPECT_EQ(log.count("has not ended within 30000 ms"), 1u); // the first of those out
 
 	Task &other = rig.submit(KVH_L2_PUT, 3); // the adapter serves others
 	rig.settle();

@@ -85,7 +85,7 @@ TEST(StoreFault, RetriesAreBounded)
 	EXPECT_EQ(Fault("a").accepted(KVH_L2_PUT), 5u * 4);
 	EXPECT_EQ(rig.count(0, &N::put_retried), 5u * 3);
 	EXPECT_EQ(rig.count(0, &N::put_failed), 5u);
-	EXPECT_EQ(log.count("after 4 attempts"), 5u);
+	EXPECT_EQ(log.count("after 4 attempts"), 1u); // the first of a row
 	EXPECT_EQ(rig.l1_stats().holds, 0u);
 }
 
