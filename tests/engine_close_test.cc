@@ -3,6 +3,7 @@
 // Closing a queue, or the engine, with everything in flight: bounded, nothing
 // leaked, every lease returned (scenario L10); and fork (M7).
 #include "engine_harness.h"
+#include "sanitizers.h"
 
 #include "host/clock.h"
 #include "host/log.h"
@@ -19,16 +20,6 @@ using namespace enginetest;
 namespace
 {
 
-#ifndef __has_feature
-#	define __has_feature(x) 0
-#endif
-#if defined(__SANITIZE_THREAD__) || __has_feature(thread_sanitizer)
-constexpr bool TSAN = true, ASAN = false;
-#elif defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
-constexpr bool TSAN = false, ASAN = true;
-#else
-constexpr bool TSAN = false, ASAN = false;
-#endif
 constexpr uint64_t SECOND = UINT64_C(1000000000);
 
 /* Everything at once, and adapters that answer, hang, or answer late. */

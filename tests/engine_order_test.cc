@@ -5,6 +5,7 @@
 // may be read when its event fired. Each guard with its negative control: the
 // same run on a device that lies, in which the check has to fail.
 #include "engine_harness.h"
+#include "sanitizers.h"
 
 using namespace enginetest;
 
@@ -126,6 +127,7 @@ TEST_F(Order, TheOrderPointIsThatOfTheCall)
 
 TEST_F(Order, ControlWithoutTheWaitOldBytesAreStored)
 {
+	CONTROL_IS_A_DATA_RACE();
 	static uint64_t times;
 	/* Bytes of its own, each time: the copy does not wait for the gather either,
 	 * and in memory used again it would find those of the time before. */
@@ -189,6 +191,7 @@ TEST_P(Publish, NothingIsFoundBeforeItsCopyIsDone)
 
 TEST_P(Publish, ControlAQueryThatLiesPublishesTooEarly)
 {
+	CONTROL_IS_A_DATA_RACE();
 	engine.lie(KVH_HOST_QUERY);
 	held_store();
 	EXPECT_EQ(1u, queue.finish(job).n_ok);
@@ -274,6 +277,7 @@ TEST_F(LoadOrder, PagesAreWrittenBehindTheOrderPoint)
 
 TEST_F(LoadOrder, ControlWithoutTheWaitPagesAreWrittenAtOnce)
 {
+	CONTROL_IS_A_DATA_RACE();
 	const auto before = pool.memory.all();
 
 	stream.block(engine);
@@ -309,6 +313,7 @@ TEST_F(LoadOrder, ALayerCanBeReadWhenItIsThere)
 
 TEST_F(LoadOrder, ControlALayerThatIsNotWaitedFor)
 {
+	CONTROL_IS_A_DATA_RACE();
 	engine.hold(KVH_HOST_SCATTER, 1);
 	start();
 	kvh_host_held_wait(engine.dev(), 1);

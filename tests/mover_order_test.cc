@@ -5,6 +5,7 @@
  * not a matter of time. Each guard has its negative control: with the wait, or
  * the query, falsified, the same check finds the damage.
  */
+#include "sanitizers.h"
 #include "tests/mover_rig.h"
 
 #include <thread>
@@ -72,6 +73,7 @@ TEST_P(MoverOrder, StoreWaitsForItsStream)
 /* With a wait that does not wait, the store is done before its producer. */
 TEST_P(MoverOrder, ControlStoreWithoutWaiting)
 {
+	CONTROL_IS_A_DATA_RACE();
 	Rig r(GetParam());
 	Group &g = r.group(Shape());
 	Job job(r);
@@ -147,6 +149,7 @@ TEST_P(MoverOrder, LoadWaitsWithItsPagesOnly)
 
 TEST_P(MoverOrder, ControlLoadWithoutWaiting)
 {
+	CONTROL_IS_A_DATA_RACE();
 	Rig r(GetParam());
 	Group &g = r.group(Shape());
 	Job job(r);
@@ -207,6 +210,7 @@ TEST_P(MoverOrder, DoneComesAfterTheLastCopy)
 
 TEST_P(MoverOrder, ControlStoreDoneWithoutItsEvent)
 {
+	CONTROL_IS_A_DATA_RACE();
 	Rig r(GetParam());
 	Group &g = r.group(Shape());
 	Job job(r);
@@ -225,6 +229,7 @@ TEST_P(MoverOrder, ControlStoreDoneWithoutItsEvent)
 
 TEST_P(MoverOrder, ControlLoadDoneWithoutItsEvent)
 {
+	CONTROL_IS_A_DATA_RACE();
 	Rig r(GetParam());
 	Group &g = r.group(Shape());
 	Job job(r);
@@ -265,6 +270,7 @@ TEST_P(MoverOrder, AStageIsFreeWhenItsCopyIsDone)
 
 TEST_P(MoverOrder, ControlAStageIsOverwritten)
 {
+	CONTROL_IS_A_DATA_RACE();
 	Rig r(GetParam(), 1, 2);
 	Group &g = r.group(Shape());
 	Job job(r);
@@ -387,6 +393,7 @@ TEST_P(MoverOrder, ALayerCanBeReadWhileTheNextIsHeld)
 
 TEST_P(MoverOrder, ControlLayerWithoutWaiting)
 {
+	CONTROL_IS_A_DATA_RACE();
 	Rig r(GetParam());
 	Group &g = r.group(Shape());
 	Consumer layer1(r, g);
