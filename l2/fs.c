@@ -30,6 +30,8 @@ static const char *op_name(enum kvh_l2_op op)
 	case KVH_L2_GET: return "get";
 	case KVH_L2_PROBE: return "probe";
 	case KVH_L2_DELETE: return "delete";
+	case KVH_L2_CLEAR: return "clear";
+	case KVH_L2_FLUSH: return "flush";
 	}
 	return "?";
 }
@@ -60,6 +62,8 @@ static int run(struct fs_l2 *fs, struct kvh_l2_req *req)
 	case KVH_L2_GET: return kvh_fs_get(fs, &req->key, req->buf, req->len);
 	case KVH_L2_PROBE: return kvh_fs_probe(fs, &req->key, &req->len);
 	case KVH_L2_DELETE: return kvh_fs_delete(fs, &req->key);
+	case KVH_L2_CLEAR: /* refused: caps */
+	case KVH_L2_FLUSH: break;
 	}
 	return -EINVAL;
 }

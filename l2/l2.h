@@ -28,6 +28,19 @@
  *      of it.
  *  10. Buffers are aligned to 4 KiB and so are lengths. A buffer is not touched
  *      after its request was reaped.
+ *  11. After a CLEAR's success no object of its space can be found whose PUT had
+ *      ended before the CLEAR was submitted, not even after a reopen; other
+ *      spaces are as they were. Requests of the space that run beside it see
+ *      either state, as in 7. After its failure some may be found.
+ *  12. After a FLUSH's success, what PUT, DELETE and CLEAR had ended before it
+ *      was submitted outlasts a loss of power, unless it was evicted. After its
+ *      failure nothing since the last one that succeeded is held to.
+ *  13. Limits of a space: beyond `hard` its own objects go first, and a PUT that
+ *      finds none to go ends with -EDQUOT: used_bytes of the space never exceeds
+ *      `hard`, once it was below. A space beyond `soft` gives way before others
+ *      when room is short. An object larger than `hard` is -EDQUOT.
+ *  14. Health is found out by the adapter itself, within a second, also without
+ *      traffic, and goes back to 0 when what was wrong is over.
  */
 #ifndef KVH_L2_L2_H
 #define KVH_L2_L2_H
@@ -40,7 +53,7 @@
 extern "C" {
 #endif
 
-#define KVH_L2_ABI         1u
+#define KVH_L2_ABI         2u
 #define KVH_L2_NO_REGION   UINT32_MAX
 #define KVH_L2_DEADLINE_NO UINT64_MAX
 
@@ -51,6 +64,8 @@ enum kvh_l2_op {
 	KVH_L2_GET,    /* buf has room for the frame, len its bytes */
 	KVH_L2_PROBE,  /* no buf; len becomes the object's bytes. -ENOENT: not there */
 	KVH_L2_DELETE, /* no buf. -ENOENT: was not there */
+	KVH_L2_CLEAR,  /* no buf; of key only the space counts. Only where caps.clear */
+	KVH_L2_FLUSH,  /* no buf, no key. Only where caps.flush */
 };
 
 /* The submitter's memory. */
@@ -74,6 +89,8 @@ struct kvh_l2_caps {
 	uint64_t max_len;      /* of one object, bytes */
 	bool local_index;      /* peek is there and cheap */
 	bool volatile_;        /* holds nothing after close */
+	bool clear;            /* takes KVH_L2_CLEAR */
+	bool flush;            /* takes KVH_L2_FLUSH; without: a PUT is what it will be */
 };
 
 struct kvh_l2_usage {
@@ -125,6 +142,17 @@ struct kvh_l2_ops {
 	/* Required where caps.local_index: sets bit[i] to 1 or 0 from the local
 	 * index alone. Any thread. Advice. */
 	void (*peek)(const void *self, const struct kvh_key *keys, uint32_t n, uint8_t *found);
+	/* Optional: rule 13. 0: no such limit; soft_bytes <= hard_bytes where both
+	 * are set. For a space that it does not know yet, too; what is beyond `hard`
+	 * goes with the next PUTs at the latest. Not kept over a close. -EINVAL,
+	 * -ENOMEM: they stay as they were. */
+	int (*limits)(void *self, kvh_space_t space, uint64_t soft_bytes, uint64_t hard_bytes);
+	/* Optional: of one space; capacity_bytes is its hard limit, 0: none. All
+	 * zeros for a space that it does not know. */
+	void (*usage_space)(const void *self, kvh_space_t space, struct kvh_l2_usage *usage);
+	/* Optional, rule 14: 0, or a negative errno and *why_p, a static text. Never
+	 * blocks. Requests may still be submitted, and may fail. */
+	int (*health)(const void *self, const char **why_p);
 };
 
 /* The adapters of this build, ended by NULL: l2/registry.c. */

@@ -179,6 +179,8 @@ static int mem_run(struct mem_l2 *mem, struct kvh_l2_req *req)
 	case KVH_L2_GET: return mem_get(mem, req);
 	case KVH_L2_PROBE:
 	case KVH_L2_DELETE: break;
+	case KVH_L2_CLEAR: /* refused: caps */
+	case KVH_L2_FLUSH: return -EINVAL;
 	}
 	frame = mem_find(mem, &req->key);
 	if (frame == NULL)

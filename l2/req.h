@@ -66,6 +66,8 @@ static inline int kvh_req_check(const struct kvh_l2_req *req, const struct kvh_l
 	switch (req->op) {
 	case KVH_L2_PROBE:
 	case KVH_L2_DELETE: return 0;
+	case KVH_L2_CLEAR: return caps->clear ? 0 : -EINVAL;
+	case KVH_L2_FLUSH: return caps->flush ? 0 : -EINVAL;
 	case KVH_L2_PUT:
 	case KVH_L2_GET: break;
 	default: return -EINVAL;
