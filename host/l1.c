@@ -102,6 +102,7 @@ static int parts_open(struct kvh_l1 *l1)
 	if (rc != 0)
 		goto err_families;
 	pthread_mutex_init(&l1->pool.lock, NULL);
+	pthread_mutex_init(&l1->watcher.lock, NULL);
 	return 0;
 
 err_families:
@@ -178,6 +179,7 @@ void kvh_l1_close(struct kvh_l1 *l1)
 	kvh_clients_close(l1->clients);
 	kvh_families_close(&l1->families);
 	pthread_mutex_destroy(&l1->pool.lock);
+	pthread_mutex_destroy(&l1->watcher.lock);
 	free(l1->shards);
 	free(l1->oldest);
 	tables_close(l1);
@@ -350,10 +352,22 @@ static void drop_cancelled(struct kvh_l1 *l1, uint32_t rec)
 	pthread_mutex_unlock(&shard->lock);
 }
 
+/* Of a frame that was FILLING, with the lock held that keeps its record. */
+static void tell_rec(struct kvh_l1 *l1, uint32_t rec, uint64_t word)
+{
+	struct kvh_key key;
+
+	if ((word & KVH_WORD_WATCH) == 0)
+		return;
+	kvh_l1_rec_key(l1, rec, &key);
+	kvh_l1_tell(l1, &key);
+}
+
 int kvh_l1_publish(struct kvh_l1 *l1, kvh_frame frame, uint32_t holds)
 {
 	uint32_t rec = kvh_l1_rec(l1, frame);
 	uint64_t word = kvh_word_load(&l1->recs[rec]);
+	struct kvh_key key;
 
 	do {
 		if (kvh_word_state(word) == KVH_FRAME_CANCELLED) {
@@ -361,11 +375,15 @@ int kvh_l1_publish(struct kvh_l1 *l1, kvh_frame frame, uint32_t holds)
 			return -ECANCELED;
 		}
 		assert(kvh_word_state(word) == KVH_FRAME_FILLING);
+		if ((word & KVH_WORD_WATCH) != 0)
+			kvh_l1_rec_key(l1, rec, &key);
 	} while (!kvh_l1_move(&l1->recs[rec], &word, KVH_FRAME_READY, holds));
 	if (holds > 0)
 		__atomic_fetch_add(&kvh_l1_shard_of(l1, rec)->holds, holds, __ATOMIC_RELAXED);
 	else if ((word & KVH_WORD_PARK) != 0)
 		kvh_l1_unpark(l1, rec, kvh_word_generation(word));
+	if ((word & KVH_WORD_WATCH) != 0)
+		kvh_l1_tell(l1, &key);
 	return 0;
 }
 
@@ -386,6 +404,7 @@ void kvh_l1_abort(struct kvh_l1 *l1, kvh_frame frame)
 		kvh_l1_count(&shard->doomed, UINT64_MAX);
 	/* Only the lock's holder and the writer, the caller, could change it. */
 	(void)kvh_l1_move(r, &word, KVH_FRAME_ABSENT, 0);
+	tell_rec(l1, rec, word);
 	kvh_l1_give(l1, shard, rec);
 	pthread_mutex_unlock(&shard->lock);
 }
@@ -406,15 +425,20 @@ uint64_t kvh_l1_frame_bytes(const struct kvh_l1 *l1, kvh_frame frame)
 	return kvh_arena_frame_bytes(l1->arena, kvh_l1_data(l1, frame));
 }
 
-void kvh_l1_key(const struct kvh_l1 *l1, kvh_frame frame, struct kvh_key *key)
+void kvh_l1_rec_key(const struct kvh_l1 *l1, uint32_t rec, struct kvh_key *key)
 {
-	const struct kvh_index_rec *r = &l1->recs[kvh_l1_rec(l1, frame)];
+	const struct kvh_index_rec *r = &l1->recs[rec];
 	const struct kvh_family *family = &l1->families.family[r->family];
 
 	memcpy(key->hash.bytes, r->hash, sizeof(key->hash.bytes));
 	key->space = family->space;
 	key->rank = family->rank;
 	key->group = family->group;
+}
+
+void kvh_l1_key(const struct kvh_l1 *l1, kvh_frame frame, struct kvh_key *key)
+{
+	kvh_l1_rec_key(l1, kvh_l1_rec(l1, frame), key);
 }
 
 /* Out of the index: ABSENT, or DOOMED while somebody holds it. */
@@ -431,6 +455,7 @@ static void erase_rec(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t re
 			to = kvh_word_count(word) > 0 ? KVH_FRAME_DOOMED : KVH_FRAME_ABSENT;
 	} while (!kvh_l1_move(r, &word, to, kvh_word_count(word)));
 	kvh_l1_unfind(l1, shard, rec, word);
+	tell_rec(l1, rec, word);
 	if (to == KVH_FRAME_ABSENT)
 		kvh_l1_give(l1, shard, rec);
 	else
@@ -453,21 +478,21 @@ int kvh_l1_erase(struct kvh_l1 *l1, const struct kvh_key *key)
 	return rec != KVH_REC_NONE ? 0 : -ENOENT;
 }
 
+static bool is_found(uint64_t word)
+{
+	return kvh_word_state(word) == KVH_FRAME_FILLING ||
+	       kvh_word_state(word) == KVH_FRAME_READY;
+}
+
 void kvh_l1_doom(struct kvh_l1 *l1, kvh_frame frame)
 {
 	uint32_t rec = kvh_l1_rec(l1, frame);
 	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
 
 	pthread_mutex_lock(&shard->lock);
-	if (kvh_word_state(kvh_word_load(&l1->recs[rec])) == KVH_FRAME_READY)
+	if (is_found(kvh_word_load(&l1->recs[rec])))
 		erase_rec(l1, shard, rec);
 	pthread_mutex_unlock(&shard->lock);
-}
-
-static bool is_found(uint64_t word)
-{
-	return kvh_word_state(word) == KVH_FRAME_FILLING ||
-	       kvh_word_state(word) == KVH_FRAME_READY;
 }
 
 static bool is_writers(uint64_t word)
@@ -493,6 +518,7 @@ void kvh_l1_quarantine(struct kvh_l1 *l1, kvh_frame frame)
 		else
 			kvh_l1_count(&shard->doomed, UINT64_MAX);
 		kvh_l1_count(&shard->quarantined, 1);
+		tell_rec(l1, rec, word);
 	} else { /* a second transfer of the frame hangs, too */
 		kvh_l1_unref(l1, rec);
 	}

@@ -75,6 +75,15 @@ int kvh_l1_publish(struct kvh_l1 *l1, kvh_frame frame, uint32_t holds);
 /* FILLING (or DOOMED while filling) -> ABSENT. */
 void kvh_l1_abort(struct kvh_l1 *l1, kvh_frame frame);
 
+/* Who waits for frames that others fill. `settled` is called once a watched frame,
+ * when it is FILLING no more: READY, or not to be found. On the thread that did it,
+ * maybe with a shard locked: it must neither call L1 nor wait. NULL: nobody. When
+ * this returns, no call to who watched before is under way. */
+void kvh_l1_watcher_set(struct kvh_l1 *l1,
+			void (*settled)(void *arg, const struct kvh_key *key), void *arg);
+/* 0: FILLING, and watched; -EEXIST: READY; -ENOENT. */
+int kvh_l1_watch(struct kvh_l1 *l1, const struct kvh_key *key);
+
 /* Whether a held frame cannot be found any more (erased, or doomed by policy). */
 bool kvh_l1_doomed(const struct kvh_l1 *l1, kvh_frame frame);
 
@@ -110,8 +119,8 @@ void kvh_l1_unhold(struct kvh_l1 *l1, kvh_frame frame);
 /* Not findable from now on; freed at once, or with the last hold or lease.
  * -ENOENT absent. FILLING frames too: their publish will be told. */
 int kvh_l1_erase(struct kvh_l1 *l1, const struct kvh_key *key);
-/* The same for one READY frame that the caller holds (policy, corruption);
- * a no-op if it is doomed already. */
+/* The same for one frame that the caller holds (policy, corruption), or fills and
+ * still has to abort; a no-op if it is doomed already. */
 void kvh_l1_doom(struct kvh_l1 *l1, kvh_frame frame);
 /* A FILLING or held frame whose memory a hanging transfer may still touch:
  * made unfindable; its memory is never reused. Ends the caller's claim. */

@@ -58,6 +58,8 @@ static const char *rec_fault(struct kvh_l1 *l1, uint32_t rec, struct truth *t)
 
 	if (!count_is_right(r->word))
 		return "a count that its state does not have";
+	if ((r->word & KVH_WORD_WATCH) != 0 && state != KVH_FRAME_FILLING)
+		return "watched, and not filling";
 	add_state(t, r->word);
 	if (state == KVH_FRAME_ABSENT)
 		return NULL;

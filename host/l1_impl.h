@@ -6,8 +6,8 @@
  * the LRU list 12, the way back from memory to record 4, and at most 12 of its
  * shard's index.
  *
- * Locks, in this order: client, shard, then the records' pool or the arena. Of
- * shards, either one, or several in rising order (l1_batch.c); of the others one.
+ * Locks, in this order: client, shard, then the records' pool, the arena or the
+ * watcher. Of shards, either one, or several in rising order (l1_batch.c); of the others one.
  */
 #ifndef KVH_HOST_L1_IMPL_H
 #define KVH_HOST_L1_IMPL_H
@@ -28,8 +28,8 @@
 /*
  * The word of a record:
  *
- *     63         32 31       8    3    2   0
- *    | generation | count | 0 | parked | state |
+ *     63         32 31       8         4        3    2   0
+ *    | generation | count | 0 | watched | parked | state |
  *
  *   FILLING, CANCELLED   count == 1, the writer's claim
  *   READY                count == leases + holds
@@ -42,6 +42,8 @@
  * Parked: eviction met the frame while it was held and took it out of the list;
  * who takes its last count puts it back. So eviction meets a held frame once,
  * not again and again, and a release needs no lock but after such a meeting.
+ *
+ * Watched: somebody waits for the end of FILLING, and is told by whoever ends it.
  *
  * States leave FILLING for READY with no lock, all other states under the
  * shard's lock (or by the last to hold a DOOMED frame). Counts change with no
@@ -59,6 +61,7 @@ enum kvh_frame_state {
 
 #define KVH_WORD_STATE UINT64_C(0x7)
 #define KVH_WORD_PARK  UINT64_C(0x8)
+#define KVH_WORD_WATCH UINT64_C(0x10) /* FILLING only */
 #define KVH_WORD_ONE   UINT64_C(0x100)
 #define KVH_COUNT_MAX  0xFFFFFFu
 #define KVH_LEASED_MAX (KVH_COUNT_MAX - 0xFFFFu) /* the rest is for holds, and for races */
@@ -106,6 +109,13 @@ struct kvh_l1_shard {
 	uint64_t holds;
 } __attribute__((aligned(64)));
 
+/* Told of the end of watched frames, with its lock held. */
+struct kvh_l1_watcher {
+	pthread_mutex_t lock;
+	void (*settled)(void *arg, const struct kvh_key *key); /* or NULL */
+	void *arg;
+};
+
 /* Unused records beyond those of the shards. */
 struct kvh_rec_pool {
 	pthread_mutex_t lock;
@@ -131,6 +141,8 @@ struct kvh_l1 {
 
 	struct kvh_l1_shard *shards;
 	uint64_t *oldest; /* by shard: 2^32 + stamp of its oldest; 0: none */
+
+	struct kvh_l1_watcher watcher;
 
 	uint32_t clock __attribute__((aligned(64)));
 	uint64_t evicted_alloc, evicted_background;
@@ -173,6 +185,13 @@ uint64_t kvh_l1_evict_rec(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_
 /* Memory for up to n frames, evicting where it is short; returns how many.
  * Under no lock. */
 uint32_t kvh_l1_alloc(struct kvh_l1 *l1, uint64_t bytes, uint32_t n, void **frames);
+
+/* ---- l1_watch.c --------------------------------------------------------- */
+
+/* By who ended the FILLING of a watched frame. Its key was copied before, where the
+ * record may be another frame's by now. */
+void kvh_l1_tell(struct kvh_l1 *l1, const struct kvh_key *key);
+void kvh_l1_rec_key(const struct kvh_l1 *l1, uint32_t rec, struct kvh_key *key);
 
 /* ---- small -------------------------------------------------------------- */
 
