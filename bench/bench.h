@@ -22,6 +22,7 @@ enum kvh_bench_exit {
 /* A subcommand: argv[0] is "kvhoist-bench NAME". Returns the exit status. */
 int kvh_bench_replay(int argc, char **argv);
 int kvh_bench_demo(int argc, char **argv);
+int kvh_bench_pack(int argc, char **argv);
 
 /* "kvhoist-bench: ..." and a newline, to stderr. */
 void kvh_bench_complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -101,6 +101,7 @@ run()
 	for program in "${tests[@]}"; do
 		step_test "$program" "$program"
 	done
+	step pack "$dir/kvhoist-bench" pack --device cuda --svg "$out/pack.svg"
 	# What changes the order of things in CUDA.
 	for setting in CUDA_LAUNCH_BLOCKING=1 CUDA_DEVICE_MAX_CONNECTIONS=1 \
 		CUDA_MODULE_LOADING=EAGER; do

@@ -25,6 +25,8 @@ static const struct command commands[] = {
 	 "play a trace of requests, and check every byte that is loaded"},
 	{"demo", "kvhoist-bench demo", kvh_bench_demo,
 	 "store, evict, restart, reload and verify, in at most a minute"},
+	{"pack", "kvhoist-bench pack", kvh_bench_pack,
+	 "how fast pages move to pinned memory and back, as a share of the link"},
 	{"help", "kvhoist-bench help", print_help, "this text"},
 	{"--help", NULL, print_help, NULL},
 	{"--version", NULL, print_version, NULL},

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * pack_bench_test.cc - what `kvhoist-bench pack` says is true: every way moves the
+ * bytes it claims to, and a way that does not is found out.
+ */
+#include "bench/pack_report.h"
+#include "cuda/device_host.h"
+#include "tests/run_program.h"
+
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <string>
+
+namespace
+{
+
+class PackBench : public ::testing::Test
+{
+      protected:
+	void SetUp() override
+	{
+		ASSERT_EQ(kvh_pack_rig_open(&rig, "host", 4u << 20, 8u << 20), 0);
+	}
+	void TearDown() override
+	{
+		kvh_pack_rig_close(&rig);
+	}
+
+	void open(uint64_t fragment, uint64_t payload, enum kvh_pages_order order)
+	{
+		const struct kvh_pack_shape shape = {fragment, payload, 1u << 20, order};
+
+		ASSERT_EQ(kvh_pack_set_open(&rig, &shape, &set), 0);
+	}
+
+	struct kvh_pack_rig rig = {};
+	struct kvh_pack_set set = {};
+};
+
+bool is_right(enum kvh_way way, struct kvh_pack_set *set, bool load)
+{
+	struct kvh_way_result result;
+
+	kvh_way_run(way, set, load, 2, &result);
+	const bool right = result.right;
+	EXPECT_EQ(result.error, 0) << kvh_way_name(way);
+	EXPECT_EQ(result.each.n, 2u);
+	kvh_way_result_free(&result);
+	return right;
+}
+
+TEST_F(PackBench, EveryWayMovesTheBytes)
+{
+	for (uint64_t fragment : {8u, 2048u, 4096u}) {
+		for (int order = 0; order < KVH_PAGES_ORDERS; order++) {
+			open(fragment, 32u << 10, (enum kvh_pages_order)order);
+			for (int way = 0; way < KVH_WAYS; way++) {
+				if (way == KVH_WAY_COPY_2D && set.n_planes < 2)
+					continue;
+				EXPECT_TRUE(is_right((enum kvh_way)way, &set, false));
+				EXPECT_TRUE(is_right((enum kvh_way)way, &set, true));
+			}
+			kvh_pack_set_close(&set);
+		}
+	}
+}
+
+TEST_F(PackBench, BothDirectionsAtOnce)
+{
+	bool right = false;
+
+	open(4096, 128u << 10, KVH_PAGES_SHUFFLED);
+	EXPECT_GT(kvh_way_both(&set, 2, &right), 0.0);
+	EXPECT_TRUE(right);
+	kvh_pack_set_close(&set);
+}
+
+TEST_F(PackBench, OnePlaneHasNoStrideForCopies2D)
+{
+	struct kvh_way_result result;
+
+	open(32u << 10, 32u << 10, KVH_PAGES_SHUFFLED);
+	ASSERT_EQ(set.n_planes, 1u);
+	kvh_way_run(KVH_WAY_COPY_2D, &set, false, 1, &result);
+	EXPECT_EQ(result.error, -EOPNOTSUPP);
+	kvh_way_result_free(&result);
+	kvh_pack_set_close(&set);
+}
+
+/* The negative control: a copy that copies nothing. */
+TEST_F(PackBench, ACopyThatIsLostIsFound)
+{
+	struct kvh_host_rule lie = {};
+
+	lie.call = KVH_HOST_COPY;
+	lie.action = KVH_HOST_LIE;
+	lie.count = UINT64_MAX;
+	open(2048, 64u << 10, KVH_PAGES_SHUFFLED);
+	ASSERT_EQ(kvh_host_rule_add(rig.dev, &lie), 0);
+	for (int load = 0; load < 2; load++) {
+		EXPECT_FALSE(is_right(KVH_WAY_COPIES, &set, load != 0));
+		EXPECT_FALSE(is_right(KVH_WAY_KVHOIST, &set, load != 0));
+	}
+	kvh_host_release(rig.dev);
+	kvh_pack_set_close(&set); /* page numbers were lost, too: any page was written */
+	open(2048, 64u << 10, KVH_PAGES_SHUFFLED);
+	EXPECT_TRUE(is_right(KVH_WAY_COPIES, &set, true));
+	kvh_pack_set_close(&set);
+}
+
+/* And a load into a page that was to be left alone. */
+TEST_F(PackBench, APageThatWasWrittenByMistakeIsFound)
+{
+	open(2048, 64u << 10, KVH_PAGES_STRIDED);
+	EXPECT_TRUE(kvh_pack_pool_check(&set));
+	rig.pool[set.fragment] ^= 1; /* page 1: not of the set; host memory */
+	EXPECT_FALSE(kvh_pack_pool_check(&set));
+	kvh_pack_set_close(&set);
+}
+
+TEST_F(PackBench, AShapeThatDoesNotFitIsRefused)
+{
+	const struct kvh_pack_shape odd = {12, 4096, 1u << 20, KVH_PAGES_SHUFFLED};
+	const struct kvh_pack_shape small = {4096, 2048, 1u << 20, KVH_PAGES_SHUFFLED};
+	const struct kvh_pack_shape large = {4096, 4u << 20, 4u << 20, KVH_PAGES_SHUFFLED};
+
+	EXPECT_EQ(kvh_pack_set_open(&rig, &odd, &set), -ENOSPC);
+	EXPECT_EQ(kvh_pack_set_open(&rig, &small, &set), -ENOSPC);
+	EXPECT_EQ(kvh_pack_set_open(&rig, &large, &set), -ENOSPC);
+}
+
+TEST(PackBenchProgram, PrintsJsonAndPlots)
+{
+	TempDir dir;
+	const Outcome result = run({"pack", "--device", "host", "--fragments", "2K,4K",
+				    "--frames", "128K", "--sample", "1M", "--samples", "1",
+				    "--json", "--svg", dir.path("pack.svg")});
+
+	ASSERT_EQ(result.status, 0) << result.err;
+	const Json json(result.out);
+	const json_t *rows = json_object_get(json.root(), "rows");
+
+	EXPECT_TRUE(json_is_false(json_object_get(json.root(), "gpu")));
+	EXPECT_GT(json_real_value(json_object_get(json.root(), "link_d2h_gb_per_s")), 0.0);
+	ASSERT_EQ(json_array_size(rows), 2u * 3 * KVH_WAYS * 2);
+	for (size_t i = 0; i < json_array_size(rows); i++)
+		EXPECT_TRUE(json_is_true(json_object_get(json_array_get(rows, i), "right")));
+	EXPECT_GT(std::filesystem::file_size(dir.path("pack.svg")), 1000u);
+}
+
+TEST(PackBenchProgram, RefusesWhatItDoesNotKnow)
+{
+	for (const std::string bad : {"--fragments=3", "--pages=sideways", "--ways=magic",
+				      "--samples=0", "--sample=1"}) {
+		const Outcome result = run({"pack", bad});
+
+		EXPECT_EQ(result.status, 2) << bad;
+		EXPECT_NE(result.err.find(bad.substr(0, bad.find('='))), std::string::npos)
+			<< result.err;
+	}
+}
+
+} // namespace
