@@ -230,13 +230,13 @@ static int host_stream_wait(struct kvh_device *base, kvh_stream stream)
 
 		while (err == 0 && s->done < posted) {
 			if (!dev->stepped)
-				(void)pthread_cond_wait(&dev->changed, &dev->lock);
+				(void)kvh_cond_wait(&dev->changed, &dev->lock, UINT64_MAX);
 			else if (!kvh_host_step_locked(dev, 0))
 				err = -EDEADLK;
 		}
 	}
 	while (dev->failed && dev->running > 0)
-		(void)pthread_cond_wait(&dev->changed, &dev->lock);
+		(void)kvh_cond_wait(&dev->changed, &dev->lock, UINT64_MAX);
 	if (dev->failed)
 		err = -EIO;
 	pthread_mutex_unlock(&dev->lock);
@@ -527,7 +527,7 @@ static const struct kvh_device_ops host_ops = {
 	.notify = host_notify,
 };
 
-static int device_new(bool stepped, struct kvh_device **dev_p)
+static int device_new(bool stepped, bool threaded, struct kvh_device **dev_p)
 {
 	struct host_device *dev = calloc(1, sizeof(*dev));
 
@@ -535,18 +535,19 @@ static int device_new(bool stepped, struct kvh_device **dev_p)
 		return -ENOMEM;
 	dev->base.ops = &host_ops;
 	dev->stepped = stepped;
+	dev->threaded = threaded;
 	(void)pthread_mutex_init(&dev->lock, NULL);
-	kvh_host_cond_init(&dev->changed);
+	kvh_cond_init(&dev->changed);
 	*dev_p = &dev->base;
 	return 0;
 }
 
 int kvh_device_host_open(struct kvh_device **dev_p)
 {
-	return device_new(false, dev_p);
+	return device_new(kvh_simulated(), true, dev_p);
 }
 
 int kvh_device_host_open_stepped(struct kvh_device **dev_p)
 {
-	return device_new(true, dev_p);
+	return device_new(true, false, dev_p);
 }

@@ -13,8 +13,7 @@
 
 #include "cuda/device_host.h"
 #include "cuda/pack.h"
-
-#include <pthread.h>
+#include "host/thread.h"
 
 #define HOST_RULES_MAX 16u
 
@@ -65,7 +64,7 @@ struct host_stream {
 	struct host_op *head, **tail;
 	uint64_t posted, done;
 	pthread_cond_t wake;
-	pthread_t thread;
+	struct kvh_thread thread;
 	bool busy;      /* its first operation runs, without the lock */
 	bool closing;   /* destroyed by the caller: runs dry, takes nothing more */
 	bool finished;  /* closing and dry: may be joined and freed */
@@ -94,7 +93,11 @@ struct host_rule {
  */
 struct host_device {
 	struct kvh_device base;
+	/* Calls that have to wait run operations by themselves, one at a time. Alone:
+	 * the stepped form, kvh_host_step runs the others. With `threaded`: a simulation
+	 * calls the rounds of the streams' threads. */
 	bool stepped;
+	bool threaded; /* streams have threads */
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* an operation arrived or ended, a release, a failure */
 	struct host_stream *streams;
@@ -134,7 +137,6 @@ void kvh_host_pause(struct host_device *dev, pthread_cond_t *cond,
 		    const struct host_verdict *verdict);
 
 /* device_host_stream.c */
-void kvh_host_cond_init(pthread_cond_t *cond); /* monotonic clock */
 struct host_stream *kvh_host_stream_new(struct host_device *dev, int *err_p);
 void kvh_host_stream_close(struct host_stream *stream);
 /* Joins and frees the streams that are finished; `all`: waits for the others,

@@ -10,15 +10,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <time.h>
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	(void)clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * UINT64_C(1000000000) + (uint64_t)ts.tv_nsec;
-}
 
 /* Does the rule hit call number n? */
 static bool rule_hits(const struct host_rule *r, enum kvh_host_call call, uint64_t n)
@@ -53,7 +44,7 @@ struct host_verdict kvh_host_judge(struct host_device *dev, enum kvh_host_call c
 		}
 	}
 	if (v.ns != 0 && !dev->stepped)
-		v.until = now_ns() + v.ns;
+		v.until = kvh_deadline_ns(v.ns);
 	return v;
 }
 
@@ -65,7 +56,7 @@ bool kvh_host_is_held(const struct host_device *dev, const struct host_verdict *
 bool kvh_host_is_slow(const struct host_device *dev, struct host_verdict *verdict)
 {
 	if (verdict->until != 0 &&
-	    (verdict->release != dev->releases || now_ns() >= verdict->until))
+	    (verdict->release != dev->releases || kvh_now_ns() >= verdict->until))
 		verdict->until = 0;
 	return verdict->until != 0;
 }
@@ -73,16 +64,10 @@ bool kvh_host_is_slow(const struct host_device *dev, struct host_verdict *verdic
 void kvh_host_pause(struct host_device *dev, pthread_cond_t *cond,
 		    const struct host_verdict *verdict)
 {
-	struct timespec ts = {
-		.tv_sec = (time_t)(verdict->until / UINT64_C(1000000000)),
-		.tv_nsec = (long)(verdict->until % UINT64_C(1000000000)),
-	};
+	bool timed = !kvh_host_is_held(dev, verdict) && verdict->until != 0;
 
 	/* Not by asking the time again: were it over now, nothing would wake us. */
-	if (!kvh_host_is_held(dev, verdict) && verdict->until != 0)
-		(void)pthread_cond_timedwait(cond, &dev->lock, &ts);
-	else
-		(void)pthread_cond_wait(cond, &dev->lock);
+	(void)kvh_cond_wait(cond, &dev->lock, timed ? verdict->until : UINT64_MAX);
 }
 
 int kvh_host_called(struct host_device *dev, enum kvh_host_call call, bool *lie)
@@ -196,6 +181,6 @@ void kvh_host_held_wait(struct kvh_device *base, uint32_t n)
 
 	pthread_mutex_lock(&dev->lock);
 	while (count_held(dev) < n)
-		(void)pthread_cond_wait(&dev->changed, &dev->lock);
+		(void)kvh_cond_wait(&dev->changed, &dev->lock, UINT64_MAX);
 	pthread_mutex_unlock(&dev->lock);
 }

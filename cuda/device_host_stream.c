@@ -17,7 +17,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -186,48 +185,41 @@ static bool stream_turn(struct host_stream *s)
 	return true;
 }
 
-static void *stream_main(void *arg)
+/* With the lock: true, something was done. */
+static bool stream_go(struct host_stream *s, bool wait)
 {
 	static const struct host_verdict idle;
+
+	if (s->head != NULL && !s->busy && stream_turn(s))
+		return true;
+	if (wait)
+		kvh_host_pause(s->dev, &s->wake, s->head != NULL ? &s->head->verdict : &idle);
+	return wait;
+}
+
+static enum kvh_round stream_round(void *arg, enum kvh_wake wake)
+{
 	struct host_stream *s = arg;
 	struct host_device *dev = s->dev;
+	enum kvh_round did = KVH_ROUND_END;
 
 	pthread_mutex_lock(&dev->lock);
-	while (s->head != NULL || !s->closing) {
-		if (s->head == NULL)
-			kvh_host_pause(dev, &s->wake, &idle);
-		else if (!stream_turn(s))
-			kvh_host_pause(dev, &s->wake, &s->head->verdict);
+	if (s->head != NULL || !s->closing) {
+		did = stream_go(s, wake == KVH_WAKE_WAIT) ? KVH_ROUND_DONE : KVH_ROUND_ASLEEP;
+	} else {
+		s->finished = true;
+		(void)pthread_cond_broadcast(&dev->changed);
 	}
-	s->finished = true;
-	(void)pthread_cond_broadcast(&dev->changed);
 	pthread_mutex_unlock(&dev->lock);
-	return NULL;
+	return did;
 }
 
-/* Signals belong to the program's own threads. */
 static int thread_start(struct host_stream *s)
 {
-	sigset_t all, old;
-	int err;
-
-	(void)sigfillset(&all);
-	(void)pthread_sigmask(SIG_SETMASK, &all, &old);
-	err = pthread_create(&s->thread, NULL, stream_main, s);
-	(void)pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (err == 0)
-		(void)pthread_setname_np(s->thread, "kvh-stream");
-	return -err;
-}
-
-void kvh_host_cond_init(pthread_cond_t *cond)
-{
-	pthread_condattr_t attr;
-
-	(void)pthread_condattr_init(&attr);
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	(void)pthread_cond_init(cond, &attr);
-	(void)pthread_condattr_destroy(&attr);
+	s->thread.name = "kvh-stream";
+	s->thread.round = stream_round;
+	s->thread.arg = s;
+	return kvh_thread_start(&s->thread);
 }
 
 struct host_stream *kvh_host_stream_new(struct host_device *dev, int *err_p)
@@ -241,10 +233,9 @@ struct host_stream *kvh_host_stream_new(struct host_device *dev, int *err_p)
 	}
 	s->dev = dev;
 	s->tail = &s->head;
-	kvh_host_cond_init(&s->wake);
-	*err_p = dev->stepped ? 0 : thread_start(s);
+	kvh_cond_init(&s->wake);
+	*err_p = dev->threaded ? thread_start(s) : 0;
 	if (*err_p != 0) {
-		kvh_err("host device: no thread for a stream: %s", strerror(-*err_p));
 		(void)pthread_cond_destroy(&s->wake);
 		free(s);
 		return NULL;
@@ -269,18 +260,18 @@ void kvh_host_streams_reap(struct host_device *dev, bool all)
 	while (*link != NULL) {
 		struct host_stream *s = *link;
 
-		if (dev->stepped)
+		if (!dev->threaded)
 			s->finished = s->closing && s->head == NULL;
-		while (all && !dev->stepped && !s->finished)
-			(void)pthread_cond_wait(&dev->changed, &dev->lock);
+		while (all && dev->threaded && !s->finished)
+			(void)kvh_cond_wait(&dev->changed, &dev->lock, UINT64_MAX);
 		if (!s->finished) {
 			link = &s->next;
 			continue;
 		}
 		*link = s->next;
 		/* It let go of the lock after `finished`: joining does not wait for it. */
-		if (!dev->stepped)
-			(void)pthread_join(s->thread, NULL);
+		if (dev->threaded)
+			kvh_thread_join(&s->thread);
 		(void)pthread_cond_destroy(&s->wake);
 		free(s);
 	}

@@ -12,8 +12,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -119,29 +117,34 @@ static bool mover_busy(const struct kvh_mover *mover)
 	return mover->load.active.head || mover->store.active.head;
 }
 
-static void mover_sleep(struct kvh_mover *mover)
+/* True: it was woken, or its alarm has come. */
+static bool mover_sleep(struct kvh_mover *mover, bool wait)
 {
-	struct pollfd fd = {.fd = mover->wake, .events = POLLIN};
+	uint64_t alarm_ns = mover->thread.alarm_ns;
+	bool woken = kvh_fd_wait(mover->wake, wait ? alarm_ns : 0) == 0;
 	eventfd_t ignored;
 
-	(void)poll(&fd, 1, mover_busy(mover) ? KVH_MOVER_POLL_MS : -1);
-	(void)eventfd_read(mover->wake, &ignored); /* clear first, then look */
+	if (woken)
+		(void)eventfd_read(mover->wake, &ignored); /* clear first, then look */
+	return woken || wait || kvh_now_ns() >= alarm_ns;
 }
 
-static void *mover_thread(void *arg)
+static enum kvh_round mover_round(void *arg, enum kvh_wake wake)
 {
 	struct kvh_mover *mover = arg;
+	bool stopping;
 
-	for (;;) {
-		/* Asked before the pass: what was accepted until then is seen in it. */
-		bool stopping = atomic_load(&mover->stopping);
-
-		if (mover_pass(mover))
-			continue;
-		if (stopping && !mover_busy(mover))
-			return NULL;
-		mover_sleep(mover);
-	}
+	if (!mover->moved && !mover_sleep(mover, wake == KVH_WAKE_WAIT) &&
+	    wake == KVH_WAKE_IF_READY)
+		return KVH_ROUND_ASLEEP;
+	/* Asked before the pass: what was accepted until then is seen in it. */
+	stopping = atomic_load(&mover->stopping);
+	mover->moved = mover_pass(mover);
+	if (!mover->moved && stopping && !mover_busy(mover))
+		return KVH_ROUND_END;
+	mover->thread.alarm_ns = mover_busy(mover) ? kvh_deadline_ns(KVH_MOVER_POLL_NS)
+						   : UINT64_MAX;
+	return KVH_ROUND_DONE;
 }
 
 void kvh_mover_cancel(struct kvh_mover *mover, struct kvh_move *move)
@@ -227,19 +230,12 @@ static void mover_free(struct kvh_mover *mover)
 
 static int mover_start(struct kvh_mover *mover)
 {
-	sigset_t all, old;
-	int rc;
-
 	if (mover->threadless)
 		return 0;
-	sigfillset(&all); /* the program's signals are for its own threads */
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(&mover->thread, NULL, mover_thread, mover);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (rc)
-		return -rc;
-	pthread_setname_np(mover->thread, "kvh-mover");
-	return 0;
+	mover->thread.name = "kvh-mover";
+	mover->thread.round = mover_round;
+	mover->thread.arg = mover;
+	return kvh_thread_start(&mover->thread);
 }
 
 int kvh_mover_open(struct kvh_device *dev, const struct kvh_mover_opts *opts,
@@ -297,6 +293,6 @@ void kvh_mover_close(struct kvh_mover *mover)
 	if (mover->threadless)
 		mover_run_dry(mover);
 	else
-		pthread_join(mover->thread, NULL);
+		kvh_thread_join(&mover->thread);
 	mover_free(mover);
 }

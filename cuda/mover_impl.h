@@ -17,16 +17,17 @@
 
 #include "cuda/mover.h"
 #include "cuda/pack.h"
+#include "host/thread.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 
-#define KVH_STAGE_ALIGN   256u
-#define KVH_STAGE_BYTES   (UINT64_C(32) << 20)
-#define KVH_STAGES        3u
-#define KVH_STAGES_MAX    16u
-#define KVH_MOVER_BATCH   512u /* copies in one submission */
-#define KVH_MOVER_POLL_MS 2    /* while anything is in flight: a notice may be lost */
+#define KVH_STAGE_ALIGN 256u
+#define KVH_STAGE_BYTES (UINT64_C(32) << 20)
+#define KVH_STAGES      3u
+#define KVH_STAGES_MAX  16u
+#define KVH_MOVER_BATCH 512u /* copies in one submission */
+#define KVH_MOVER_POLL_NS \
+	(2 * KVH_NS_PER_MS) /* while anything is in flight: a notice may be lost */
 
 struct kvh_move_run;
 
@@ -112,8 +113,9 @@ struct kvh_mover {
 	uint32_t n_stages;
 	bool threadless;
 	int wake; /* eventfd: notices, new moves, cancels, close */
-	pthread_t thread;
+	struct kvh_thread thread;
 	atomic_bool stopping;
+	bool moved;      /* the last pass moved something: another may, too */
 	bool death_seen; /* the mover's thread has ended everything once */
 
 	struct kvh_lane store, load;

@@ -455,6 +455,7 @@ int kvh_adapter_watch(struct kvh_adapter *a, struct kvh_loop *loop)
 {
 	a->source.fd = a->ops->event_fd(a->self);
 	a->source.ready = adapter_ready;
+	a->source.hint = true; /* l2.h, rule 4 */
 	return kvh_loop_add(loop, &a->source);
 }
 

@@ -7,12 +7,12 @@
 #include "host/arena_map.h"
 
 #include "host/log.h"
+#include "host/thread.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <numaif.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -71,14 +71,15 @@ struct touch {
 	unsigned char *from, *end;
 };
 
-static void *touch_run(void *arg)
+static enum kvh_round touch_round(void *arg, enum kvh_wake wake)
 {
 	const struct touch *touch = arg;
 
+	(void)wake;
 	/* Volatile: a store to fresh memory of zero is otherwise no store. */
 	for (volatile unsigned char *p = touch->from; p < touch->end; p += TOUCH_STRIDE)
 		*p = 0;
-	return NULL;
+	return KVH_ROUND_END;
 }
 
 static uint32_t touch_threads(uint32_t asked)
@@ -95,7 +96,7 @@ static void touch_piece(const struct kvh_arena_piece *piece, uint32_t n)
 {
 	uint64_t granules = piece->bytes / KVH_GRANULE_BYTES;
 	struct touch touches[TOUCH_MAX];
-	pthread_t threads[TOUCH_MAX];
+	struct kvh_thread threads[TOUCH_MAX];
 	bool started[TOUCH_MAX];
 
 	for (uint32_t i = 0; i < n; i++) {
@@ -103,14 +104,15 @@ static void touch_piece(const struct kvh_arena_piece *piece, uint32_t n)
 
 		touches[i].from = base + granules * i / n * KVH_GRANULE_BYTES;
 		touches[i].end = base + granules * (i + 1) / n * KVH_GRANULE_BYTES;
-		started[i] = i + 1 < n &&
-			     pthread_create(&threads[i], NULL, touch_run, &touches[i]) == 0;
+		threads[i] = (struct kvh_thread){
+			.name = "kvh-touch", .round = touch_round, .arg = &touches[i]};
+		started[i] = i + 1 < n && kvh_thread_start(&threads[i]) == 0;
 		if (!started[i]) /* the last one, or no threads to be had */
-			(void)touch_run(&touches[i]);
+			(void)touch_round(&touches[i], KVH_WAKE_WAIT);
 	}
 	for (uint32_t i = 0; i < n; i++)
 		if (started[i])
-			(void)pthread_join(threads[i], NULL);
+			kvh_thread_join(&threads[i]);
 }
 
 static void bind_piece(struct kvh_arena_map *map, const struct kvh_arena_piece *piece, int node)

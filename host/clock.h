@@ -1,13 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * clock.h - the one clock: monotonic, so that no jump of the wall clock is seen.
+ * clock.h - the one clock: monotonic, so that no jump of the wall clock is seen;
+ * and fds that become readable at a time of it. A simulation (sim.h) may stand in.
  */
 #ifndef KVH_HOST_CLOCK_H
 #define KVH_HOST_CLOCK_H
 
-#include <pthread.h>
+#include "host/sim.h"
+
 #include <stdint.h>
 #include <time.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 #define KVH_NS_PER_MS UINT64_C(1000000)
 #define KVH_NS_PER_S  UINT64_C(1000000000)
@@ -16,6 +22,8 @@ static inline uint64_t kvh_now_ns(void)
 {
 	struct timespec ts;
 
+	if (kvh_simulated())
+		return kvh_sim->now_ns(kvh_sim);
 	(void)clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * KVH_NS_PER_S + (uint64_t)ts.tv_nsec;
 }
@@ -37,15 +45,18 @@ static inline struct timespec kvh_timespec(uint64_t ns)
 	return ts;
 }
 
-/* Timed waits on it take the time of kvh_now_ns. */
-static inline void kvh_cond_init_monotonic(pthread_cond_t *cond)
-{
-	pthread_condattr_t attr;
+/* Nanoseconds since 1970, as the machine believes; only to number things across
+ * runs, never to measure. */
+uint64_t kvh_wall_ns(void);
 
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(cond, &attr);
-	pthread_condattr_destroy(&attr);
+/* A non-blocking fd, readable from the time it is armed for (UINT64_MAX: off).
+ * It is read with kvh_timer_clear. A negative errno. */
+int kvh_timer_open(void);
+void kvh_timer_arm(int fd, uint64_t at_ns);
+void kvh_timer_clear(int fd);
+void kvh_timer_close(int fd);
+
+#ifdef __cplusplus
 }
-
+#endif
 #endif

@@ -5,9 +5,9 @@
  */
 #include "host/controller.h"
 
-#include "host/clock.h"
 #include "host/controller_impl.h"
 #include "host/log.h"
+#include "host/thread.h"
 #include "l2/io.h"
 
 #include <errno.h>
@@ -130,17 +130,18 @@ struct kvh_adapter *kvh_controller_adapter(const struct kvh_controller *c, uint3
 struct opening {
 	struct kvh_adapter_opts opts;
 	struct kvh_adapter *adapter;
-	pthread_t thread;
+	struct kvh_thread thread;
 	bool threaded;
 	int err;
 };
 
-static void *open_main(void *arg)
+static enum kvh_round open_round(void *arg, enum kvh_wake wake)
 {
 	struct opening *opening = arg;
 
+	(void)wake;
 	opening->err = kvh_adapter_open(&opening->opts, &opening->adapter);
-	return NULL;
+	return KVH_ROUND_END;
 }
 
 /* All at once, each on a thread of its own: an open may scan a disk. */
@@ -157,14 +158,15 @@ static int open_adapters(struct kvh_controller *c)
 			.metrics = c->opts.metrics,
 			.deadline_ns = c->opts.deadline_ns,
 		};
-		opening[i].threaded = pthread_create(&opening[i].thread, NULL, open_main,
-						     &opening[i]) == 0;
+		opening[i].thread = (struct kvh_thread){
+			.name = "kvh-open", .round = open_round, .arg = &opening[i]};
+		opening[i].threaded = kvh_thread_start(&opening[i].thread) == 0;
 		if (!opening[i].threaded)
-			open_main(&opening[i]);
+			(void)open_round(&opening[i], KVH_WAKE_WAIT);
 	}
 	for (uint32_t i = 0; i < c->opts.n_l2; i++) {
 		if (opening[i].threaded)
-			pthread_join(opening[i].thread, NULL);
+			kvh_thread_join(&opening[i].thread);
 		if (opening[i].err == 0)
 			c->adapters[c->n_adapters++] = opening[i].adapter;
 		else
@@ -195,7 +197,7 @@ static struct kvh_controller *controller_make(const struct kvh_controller_opts *
 	c->next_retry_ns = UINT64_MAX;
 	c->evict.run = evict_run;
 	pthread_mutex_init(&c->lock, NULL);
-	kvh_cond_init_monotonic(&c->settled);
+	kvh_cond_init(&c->settled);
 	return c;
 }
 
@@ -220,8 +222,8 @@ int kvh_controller_open(const struct kvh_controller_opts *opts,
 	err = kvh_listener_open(&c->listener);
 	if (err != 0)
 		goto err_loop;
-	c->listener_source = (struct kvh_loop_source){kvh_listener_fd(&c->listener),
-						      listener_ready};
+	c->listener_source = (struct kvh_loop_source){.fd = kvh_listener_fd(&c->listener),
+						      .ready = listener_ready};
 	err = kvh_loop_add(c->loop, &c->listener_source);
 	if (err != 0)
 		goto err_listener;
@@ -252,15 +254,12 @@ err_free:
 
 bool kvh_controller_drain_wait(struct kvh_controller *c, uint64_t deadline_ns)
 {
-	struct timespec ts = kvh_timespec(deadline_ns);
 	int err = 0;
 	bool settled;
 
 	pthread_mutex_lock(&c->lock);
 	while (c->unsettled > 0 && err == 0)
-		err = deadline_ns == UINT64_MAX
-			      ? pthread_cond_wait(&c->settled, &c->lock)
-			      : pthread_cond_timedwait(&c->settled, &c->lock, &ts);
+		err = kvh_cond_wait(&c->settled, &c->lock, deadline_ns);
 	settled = c->unsettled == 0;
 	pthread_mutex_unlock(&c->lock);
 	return settled;

@@ -202,12 +202,9 @@ static int open_controller(struct kvh_engine *engine, const struct kvh_engine_op
 
 static uint64_t first_sequence(void)
 {
-	struct timespec ts;
-
 	/* Only so that a later run's stores have higher numbers: if the clock goes
 	 * back, an older copy of equal bytes may win, no more. */
-	(void)clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * KVH_NS_PER_S + (uint64_t)ts.tv_nsec;
+	return kvh_wall_ns();
 }
 
 static struct kvh_engine *engine_make(void)

@@ -1,23 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * loop.c - one thread, epoll, an eventfd for posted work and a timerfd.
+ * loop.c - one thread, epoll, an eventfd for posted work and a timer's fd.
  *
  * The timer is armed for the time that tick asks for, and only changed when
  * that changes: a system call a change, not one a round.
  */
 #include "host/loop.h"
 
-#include "host/clock.h"
 #include "host/log.h"
+#include "host/thread.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/timerfd.h>
 #include <unistd.h>
 
 #define EVENTS_A_ROUND 32
@@ -27,8 +24,8 @@ struct kvh_loop {
 	uint64_t (*tick)(void *arg, uint64_t now_ns);
 	void *arg;
 	uint64_t armed_ns; /* what timer_fd is set to; UINT64_MAX: off */
-	pthread_t thread;
-	bool started;
+	struct kvh_thread thread;
+	bool started, begun; /* the thread; its first round */
 	struct kvh_loop_source wake, timer;
 
 	pthread_mutex_t lock; /* of all below */
@@ -73,53 +70,55 @@ static void wake_ready(struct kvh_loop_source *source)
 
 static void timer_ready(struct kvh_loop_source *source)
 {
-	uint64_t ignored;
-
-	if (read(source->fd, &ignored, sizeof(ignored)) < 0 && errno != EAGAIN)
-		kvh_err("loop: timerfd read: %s", strerror(errno));
+	kvh_timer_clear(source->fd);
 }
 
 static void arm(struct kvh_loop *loop, uint64_t at_ns)
 {
-	struct itimerspec spec;
-
 	if (at_ns == loop->armed_ns)
 		return;
-	memset(&spec, 0, sizeof(spec));
-	if (at_ns != UINT64_MAX) {
-		spec.it_value.tv_sec = (time_t)(at_ns / KVH_NS_PER_S);
-		spec.it_value.tv_nsec = (long)(at_ns % KVH_NS_PER_S);
-		if (at_ns == 0)
-			spec.it_value.tv_nsec = 1; /* zero would switch it off */
-	}
-	if (timerfd_settime(loop->timer_fd, TFD_TIMER_ABSTIME, &spec, NULL) != 0)
-		kvh_err("loop: timerfd_settime: %s", strerror(errno));
+	kvh_timer_arm(loop->timer_fd, at_ns);
 	loop->armed_ns = at_ns;
 }
 
-static void *loop_main(void *arg)
+/* Sleeps, and handles the events; how many there were. */
+static int run_events(struct kvh_loop *loop, enum kvh_wake wake)
+{
+	struct epoll_event events[EVENTS_A_ROUND];
+	int n = epoll_wait(loop->epoll_fd, events, EVENTS_A_ROUND,
+			   wake == KVH_WAKE_WAIT ? -1 : 0);
+	int handled = 0;
+
+	if (n < 0 && errno != EINTR)
+		kvh_err("loop: epoll_wait: %s", strerror(errno));
+	for (int i = 0; i < n; i++) {
+		struct kvh_loop_source *source = events[i].data.ptr;
+
+		if (kvh_simulated() && source->hint && kvh_sim->lost(kvh_sim, source->fd))
+			continue;
+		source->ready(source);
+		handled++;
+	}
+	return handled;
+}
+
+static enum kvh_round loop_round(void *arg, enum kvh_wake wake)
 {
 	struct kvh_loop *loop = arg;
-	struct epoll_event events[EVENTS_A_ROUND];
 	uint64_t now, at;
-	int n;
 
-	while (!run_posted(loop)) {
-		now = kvh_now_ns();
-		at = loop->tick(loop->arg, now);
-		if (loop->armed_ns <= now)
-			loop->armed_ns = UINT64_MAX - 1; /* has fired: set it anew */
-		arm(loop, at);
-		n = epoll_wait(loop->epoll_fd, events, EVENTS_A_ROUND, -1);
-		if (n < 0 && errno != EINTR)
-			kvh_err("loop: epoll_wait: %s", strerror(errno));
-		for (int i = 0; i < n; i++) {
-			struct kvh_loop_source *source = events[i].data.ptr;
-
-			source->ready(source);
-		}
-	}
-	return NULL;
+	/* The first one sets the timer, so nothing is slept for. */
+	if (loop->begun && run_events(loop, wake) == 0 && wake == KVH_WAKE_IF_READY)
+		return KVH_ROUND_ASLEEP;
+	loop->begun = true;
+	if (run_posted(loop))
+		return KVH_ROUND_END;
+	now = kvh_now_ns();
+	at = loop->tick(loop->arg, now);
+	if (loop->armed_ns <= now)
+		loop->armed_ns = UINT64_MAX - 1; /* has fired: set it anew */
+	arm(loop, at);
+	return KVH_ROUND_DONE;
 }
 
 int kvh_loop_add(struct kvh_loop *loop, struct kvh_loop_source *source)
@@ -141,14 +140,18 @@ static int open_fds(struct kvh_loop *loop)
 
 	loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	loop->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	loop->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-	if (loop->epoll_fd < 0 || loop->wake_fd < 0 || loop->timer_fd < 0) {
+	if (loop->epoll_fd < 0 || loop->wake_fd < 0) {
 		err = errno;
-		kvh_err("loop: epoll, eventfd or timerfd: %s", strerror(err));
+		kvh_err("loop: epoll or eventfd: %s", strerror(err));
 		return -err;
 	}
-	loop->wake = (struct kvh_loop_source){loop->wake_fd, wake_ready};
-	loop->timer = (struct kvh_loop_source){loop->timer_fd, timer_ready};
+	loop->timer_fd = kvh_timer_open();
+	if (loop->timer_fd < 0) {
+		kvh_err("loop: timer: %s", strerror(-loop->timer_fd));
+		return loop->timer_fd;
+	}
+	loop->wake = (struct kvh_loop_source){.fd = loop->wake_fd, .ready = wake_ready};
+	loop->timer = (struct kvh_loop_source){.fd = loop->timer_fd, .ready = timer_ready};
 	err = kvh_loop_add(loop, &loop->wake);
 	return err != 0 ? err : kvh_loop_add(loop, &loop->timer);
 }
@@ -178,14 +181,14 @@ int kvh_loop_open(uint64_t (*tick)(void *arg, uint64_t now_ns), void *arg,
 
 int kvh_loop_start(struct kvh_loop *loop)
 {
-	int err = pthread_create(&loop->thread, NULL, loop_main, loop);
+	int err;
 
-	if (err != 0) {
-		kvh_err("loop: the controller's thread cannot be started: %s", strerror(err));
-		return -err;
-	}
-	loop->started = true;
-	return 0;
+	loop->thread.name = "kvh-controller";
+	loop->thread.round = loop_round;
+	loop->thread.arg = loop;
+	err = kvh_thread_start(&loop->thread);
+	loop->started = err == 0;
+	return err;
 }
 
 void kvh_loop_post(struct kvh_loop *loop, struct kvh_loop_work *work)
@@ -210,7 +213,7 @@ void kvh_loop_stop(struct kvh_loop *loop)
 	(void)eventfd_write(loop->wake_fd, 1);
 	pthread_mutex_unlock(&loop->lock);
 	if (loop->started)
-		pthread_join(loop->thread, NULL);
+		kvh_thread_join(&loop->thread);
 	loop->started = false;
 	(void)run_posted(loop);
 }
@@ -224,7 +227,7 @@ void kvh_loop_close(struct kvh_loop *loop)
 	if (loop->wake_fd >= 0)
 		(void)close(loop->wake_fd);
 	if (loop->timer_fd >= 0)
-		(void)close(loop->timer_fd);
+		kvh_timer_close(loop->timer_fd);
 	pthread_mutex_destroy(&loop->lock);
 	free(loop);
 }

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * loop.h - the controller's thread: epoll over eventfds and one timerfd, and a
+ * loop.h - the controller's thread: epoll over eventfds and one timer, and a
  * list of work that other threads hand over.
  */
 #ifndef KVH_HOST_LOOP_H
 #define KVH_HOST_LOOP_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -25,6 +26,7 @@ struct kvh_loop_work {
 struct kvh_loop_source {
 	int fd;
 	void (*ready)(struct kvh_loop_source *source);
+	bool hint; /* that it is readable may be missed: its owner also looks by itself */
 };
 
 /* `tick` is called on the loop's thread after each round of events, and when

@@ -8,13 +8,12 @@
  */
 #include "host/queue.h"
 
-#include "host/clock.h"
 #include "host/engine.h"
 #include "host/log.h"
+#include "host/thread.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -202,7 +201,7 @@ int kvh_queue_make(struct kvh_engine *engine, uint32_t capacity, struct kvh_queu
 	queue->events = calloc((size_t)EVENTS_A_JOB * capacity, sizeof(queue->events[0]));
 	queue->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	pthread_mutex_init(&queue->lock, NULL);
-	kvh_cond_init_monotonic(&queue->idle);
+	kvh_cond_init(&queue->idle);
 	if (queue->jobs == NULL || queue->events == NULL || queue->fd < 0) {
 		int err = queue->fd < 0 ? -errno : -ENOMEM;
 
@@ -221,14 +220,11 @@ int kvh_queue_make(struct kvh_engine *engine, uint32_t capacity, struct kvh_queu
 
 void kvh_queue_idle_wait(struct kvh_queue *queue, uint64_t deadline_ns)
 {
-	struct timespec ts = kvh_timespec(deadline_ns);
 	int err = 0;
 
 	pthread_mutex_lock(&queue->lock);
 	while (queue->n_active > 0 && err == 0)
-		err = deadline_ns == UINT64_MAX
-			      ? pthread_cond_wait(&queue->idle, &queue->lock)
-			      : pthread_cond_timedwait(&queue->idle, &queue->lock, &ts);
+		err = kvh_cond_wait(&queue->idle, &queue->lock, deadline_ns);
 	pthread_mutex_unlock(&queue->lock);
 }
 
@@ -280,18 +276,13 @@ int kvh_queue_poll(struct kvh_queue *queue, struct kvh_event *events, uint32_t m
 int kvh_queue_wait(struct kvh_queue *queue, struct kvh_event *events, uint32_t max,
 		   uint64_t timeout_ns)
 {
-	uint64_t deadline = kvh_deadline_ns(timeout_ns), now;
-	struct pollfd fd = {.fd = queue->fd, .events = POLLIN};
-	struct timespec ts;
-	int n = kvh_queue_poll(queue, events, max);
+	uint64_t deadline = kvh_deadline_ns(timeout_ns);
+	int n = kvh_queue_poll(queue, events, max), err;
 
 	while (n == 0 && max > 0) {
-		now = kvh_now_ns();
-		if (now >= deadline)
-			return -ETIMEDOUT;
-		ts = kvh_timespec(deadline - now);
-		if (ppoll(&fd, 1, deadline == UINT64_MAX ? NULL : &ts, NULL) < 0)
-			return -errno;
+		err = kvh_fd_wait(queue->fd, deadline);
+		if (err != 0)
+			return err;
 		n = kvh_queue_poll(queue, events, max);
 	}
 	return n;

@@ -6,13 +6,10 @@
  */
 #include "host/work.h"
 
-#include "host/log.h"
+#include "host/thread.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <stdbool.h>
 #include <stdlib.h>
-#include <string.h>
 
 struct kvh_workers {
 	pthread_mutex_t lock;
@@ -20,16 +17,19 @@ struct kvh_workers {
 	struct kvh_work *head, **tail;
 	bool closing;
 	uint32_t n_threads;
-	pthread_t threads[];
+	struct kvh_thread threads[];
 };
 
-static struct kvh_work *take(struct kvh_workers *workers)
+static enum kvh_round worker_round(void *arg, enum kvh_wake wake)
 {
+	struct kvh_workers *workers = arg;
 	struct kvh_work *work;
+	bool closing;
 
 	pthread_mutex_lock(&workers->lock);
-	while (workers->head == NULL && !workers->closing)
-		pthread_cond_wait(&workers->wake, &workers->lock);
+	while (workers->head == NULL && !workers->closing && wake == KVH_WAKE_WAIT)
+		(void)kvh_cond_wait(&workers->wake, &workers->lock, UINT64_MAX);
+	closing = workers->closing;
 	work = workers->head;
 	if (work != NULL) {
 		workers->head = work->next;
@@ -37,17 +37,10 @@ static struct kvh_work *take(struct kvh_workers *workers)
 			workers->tail = &workers->head;
 	}
 	pthread_mutex_unlock(&workers->lock);
-	return work;
-}
-
-static void *worker_main(void *arg)
-{
-	struct kvh_workers *workers = arg;
-	struct kvh_work *work;
-
-	while ((work = take(workers)) != NULL)
-		work->run(work);
-	return NULL;
+	if (work == NULL)
+		return closing ? KVH_ROUND_END : KVH_ROUND_ASLEEP;
+	work->run(work);
+	return KVH_ROUND_DONE;
 }
 
 int kvh_workers_open(uint32_t n_threads, struct kvh_workers **workers_p)
@@ -62,13 +55,14 @@ int kvh_workers_open(uint32_t n_threads, struct kvh_workers **workers_p)
 	pthread_cond_init(&workers->wake, NULL);
 	workers->tail = &workers->head;
 	while (workers->n_threads < n_threads) {
-		err = pthread_create(&workers->threads[workers->n_threads], NULL, worker_main,
-				     workers);
+		struct kvh_thread *thread = &workers->threads[workers->n_threads];
+
+		*thread = (struct kvh_thread){
+			.name = "kvh-worker", .round = worker_round, .arg = workers};
+		err = kvh_thread_start(thread);
 		if (err != 0) {
-			kvh_err("workers: thread %u of %u cannot be started: %s",
-				workers->n_threads + 1, n_threads, strerror(err));
 			kvh_workers_close(workers);
-			return -err;
+			return err;
 		}
 		workers->n_threads++;
 	}
@@ -85,7 +79,7 @@ void kvh_workers_close(struct kvh_workers *workers)
 	pthread_cond_broadcast(&workers->wake);
 	pthread_mutex_unlock(&workers->lock);
 	for (uint32_t i = 0; i < workers->n_threads; i++)
-		pthread_join(workers->threads[i], NULL);
+		kvh_thread_join(&workers->threads[i]);
 	pthread_cond_destroy(&workers->wake);
 	pthread_mutex_destroy(&workers->lock);
 	free(workers);

@@ -15,12 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #define SLOTS_MAX 4096u
-#define NS_PER_S  UINT64_C(1000000000)
 #define BATCH     32u
 
 static pthread_mutex_t instances_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -61,7 +58,7 @@ void kvh_fault_wait_held(struct kvh_fault *fault, uint32_t n)
 {
 	pthread_mutex_lock(&fault->lock);
 	while (fault->n_state[SLOT_HELD] < n)
-		pthread_cond_wait(&fault->changed, &fault->lock);
+		(void)kvh_cond_wait(&fault->changed, &fault->lock, UINT64_MAX);
 	pthread_mutex_unlock(&fault->lock);
 }
 
@@ -100,9 +97,11 @@ static int fault_open_fds(struct kvh_fault *fault)
 
 	fault->epoll = epoll_create1(EPOLL_CLOEXEC);
 	fault->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	fault->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-	if (fault->epoll < 0 || fault->event < 0 || fault->timer < 0)
+	if (fault->epoll < 0 || fault->event < 0)
 		return -errno;
+	fault->timer = kvh_timer_open();
+	if (fault->timer < 0)
+		return fault->timer;
 	ret = watch(fault->epoll, fault->event);
 	if (ret == 0)
 		ret = watch(fault->epoll, fault->timer);
@@ -141,7 +140,7 @@ static void fault_free(struct kvh_fault *fault)
 	if (fault->event >= 0)
 		close(fault->event);
 	if (fault->timer >= 0)
-		close(fault->timer);
+		kvh_timer_close(fault->timer);
 	pthread_cond_destroy(&fault->changed);
 	pthread_mutex_destroy(&fault->lock);
 	free(fault);
@@ -150,16 +149,12 @@ static void fault_free(struct kvh_fault *fault)
 static struct kvh_fault *fault_new(void)
 {
 	struct kvh_fault *fault = calloc(1, sizeof(*fault));
-	pthread_condattr_t attr;
 
 	if (fault == NULL)
 		return NULL;
 	fault->epoll = fault->event = fault->timer = -1;
 	pthread_mutex_init(&fault->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&fault->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	kvh_cond_init(&fault->changed);
 	return fault;
 }
 
@@ -233,12 +228,6 @@ static int fault_open(const char *conf, const struct kvh_l2_env *env, void **sel
 	return 0;
 }
 
-static struct timespec timespec_of(uint64_t ns)
-{
-	return (struct timespec){.tv_sec = (time_t)(ns / NS_PER_S),
-				 .tv_nsec = (long)(ns % NS_PER_S)};
-}
-
 /* Requests that not even close may take back. */
 static uint32_t held_hard(const struct kvh_fault *fault)
 {
@@ -252,16 +241,11 @@ static uint32_t held_hard(const struct kvh_fault *fault)
 
 static int fault_wait_hard(struct kvh_fault *fault, uint64_t deadline_ns)
 {
-	struct timespec until = timespec_of(deadline_ns);
 	int ret = 0;
 
 	pthread_mutex_lock(&fault->lock);
-	while (held_hard(fault) > 0 && ret != ETIMEDOUT) {
-		if (deadline_ns == KVH_L2_DEADLINE_NO)
-			pthread_cond_wait(&fault->changed, &fault->lock);
-		else
-			ret = pthread_cond_timedwait(&fault->changed, &fault->lock, &until);
-	}
+	while (held_hard(fault) > 0 && ret != ETIMEDOUT)
+		ret = kvh_cond_wait(&fault->changed, &fault->lock, deadline_ns);
 	ret = held_hard(fault) > 0 ? -ETIMEDOUT : 0;
 	pthread_mutex_unlock(&fault->lock);
 	return ret;
@@ -311,7 +295,6 @@ static int fault_attach(void *self, void *base, uint64_t len)
 /* To the first of those that are delayed. */
 static void fault_arm(struct kvh_fault *fault)
 {
-	struct itimerspec spec = {.it_value = {0}};
 	uint64_t first = UINT64_MAX;
 
 	for (uint32_t i = 0; fault->n_state[SLOT_DELAYED] > 0 && i < fault->n_slots; i++) {
@@ -320,9 +303,7 @@ static void fault_arm(struct kvh_fault *fault)
 		if (slot->state == SLOT_DELAYED && slot->due_ns < first)
 			first = slot->due_ns;
 	}
-	if (first != UINT64_MAX)
-		spec.it_value = timespec_of(first);
-	(void)timerfd_settime(fault->timer, TFD_TIMER_ABSTIME, &spec, NULL);
+	kvh_timer_arm(fault->timer, first);
 }
 
 static void twin_make(struct slot *slot, struct kvh_l2_req *req)
@@ -395,7 +376,7 @@ static void fault_advance(struct kvh_fault *fault)
 
 	if (fault->n_state[SLOT_DELAYED] + fault->n_state[SLOT_READY] == 0)
 		return;
-	now = kvh_fault_now();
+	now = kvh_now_ns();
 	for (uint32_t i = 0; i < fault->n_slots; i++) {
 		struct slot *slot = &fault->slots[i];
 
@@ -422,11 +403,10 @@ static void fault_drain_next(struct kvh_fault *fault)
 static uint32_t fault_reap(void *self, struct kvh_l2_req **done, uint32_t max)
 {
 	struct kvh_fault *fault = self;
-	uint64_t expired;
 	uint32_t n;
 
 	pthread_mutex_lock(&fault->lock);
-	(void)!read(fault->timer, &expired, sizeof(expired)); /* EAGAIN: not yet */
+	kvh_timer_clear(fault->timer);
 	fault_drain_next(fault);
 	fault_advance(fault);
 	kvh_fault_stack_settle(fault);

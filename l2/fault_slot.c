@@ -10,10 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <time.h>
 
-#define NS_PER_MS   UINT64_C(1000000)
-#define NS_PER_S    UINT64_C(1000000000)
 #define BYTE_NONE   UINT64_MAX /* of plan.corrupt_from */
 #define FRAME_ALIGN 4096u
 
@@ -27,14 +24,6 @@ static const uint8_t slot_next[SLOT_STATES] = {
 	[SLOT_STACKED] = TO(SLOT_DONE),
 	[SLOT_DONE] = TO(SLOT_FREE),
 };
-
-uint64_t kvh_fault_now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
 
 /* splitmix64 */
 static uint64_t random_next(uint64_t *state)
@@ -201,7 +190,7 @@ void kvh_fault_slot_start(struct kvh_fault *fault, struct slot *slot)
 		kvh_fault_slot_due(fault, slot);
 		return;
 	}
-	slot->due_ns = kvh_fault_now() + slot->plan.delay_ms * NS_PER_MS;
+	slot->due_ns = kvh_deadline_ns(slot->plan.delay_ms * KVH_NS_PER_MS);
 	kvh_fault_slot_move(fault, slot, SLOT_DELAYED);
 }
 

@@ -15,10 +15,9 @@
 #ifndef KVH_L2_FAULT_SLOT_H
 #define KVH_L2_FAULT_SLOT_H
 
+#include "host/thread.h"
 #include "l2/fault.h"
 #include "l2/req.h"
-
-#include <pthread.h>
 
 enum slot_state {
 	SLOT_FREE,
@@ -75,9 +74,6 @@ struct kvh_fault {
 	struct kvh_req_fifo done;
 	struct kvh_fault *older; /* in the list of instances */
 };
-
-/* CLOCK_MONOTONIC. */
-uint64_t kvh_fault_now(void);
 
 /* The one setter of a slot's state. */
 void kvh_fault_slot_move(struct kvh_fault *fault, struct slot *slot, enum slot_state to);

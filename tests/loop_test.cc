@@ -273,7 +273,7 @@ TEST(Loop, ReadyBeforeStartIsSeen)
 TEST(Loop, AnFdThatCannotBeWatchedIsRefused)
 {
 	Loop loop;
-	struct kvh_loop_source bad = {-1, nullptr};
+	struct kvh_loop_source bad = {-1, nullptr, false};
 
 	EXPECT_EQ(kvh_loop_add(loop.loop, &bad), -EBADF);
 }
