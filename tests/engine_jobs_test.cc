@@ -9,6 +9,7 @@
 #include "l2/fault.h"
 
 #include <atomic>
+#include <gmock/gmock.h>
 #include <thread>
 
 using namespace enginetest;
@@ -65,7 +66,8 @@ TEST_F(Jobs, AStoreThatWaitsForItsStreamIsCancelled)
 	ASSERT_EQ(0, queue.store(job, pool, items(3), KVH_STORE_PACKED | KVH_STORE_PERSISTED,
 				 stream.get()));
 	EXPECT_EQ(0, kvh_cancel(queue.get(), job.id));
-	EXPECT_EQ(0, kvh_cancel(queue.get(), job.id)); /* again does not hurt */
+	/* Again does not hurt; if nothing was fed yet, the job may have ended by now. */
+	EXPECT_THAT(kvh_cancel(queue.get(), job.id), testing::AnyOf(0, -ENOENT));
 	engine.release();
 	/* What was on the device by then was stored, perhaps all, also to L2. */
 	const kvh_event end = queue.finish(job);
