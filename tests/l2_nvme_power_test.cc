@@ -172,43 +172,45 @@ INSTANTIATE_TEST_SUITE_P(All, Power,
 
 // ---- what the suite above must notice ----
 
-// A store of the controls', over so many histories, until `found` says so.
+// A store of the controls', over so many histories, until `what` was found.
 template <typename Prepare>
-Findings control(const Store &store, bool verifies, Prepare prepare)
+unsigned control(const Store &store, bool verifies, unsigned Findings::*what, Prepare prepare)
 {
 	Findings findings;
 	Log log(KVH_LOG_ERROR);
 
-	for (uint64_t seed = 1; seed < 10 && findings.clean(); seed++) {
+	for (uint64_t seed = 1; seed < 30 && findings.*what == 0; seed++) {
 		History history(store, "threads", seed);
 
 		prepare(history.disk);
 		history.live();
-		for (unsigned i = 0; i < 60 && findings.clean(); i++)
+		for (unsigned i = 0; i < 60 && findings.*what == 0; i++)
 			history.cut_and_check(history.any_moment(), 0, verifies, &findings);
 	}
-	return findings;
+	return findings.*what;
+}
+
+void as_it_is(DiskModel &)
+{
 }
 
 TEST(PowerControl, WithoutVerificationWrongBytesAreSeen)
 {
-	EXPECT_GT(control(kNoFlush, false, [](DiskModel &) {}).wrong, 0u);
+	EXPECT_GT(control(kNoFlush, false, &Findings::wrong, as_it_is), 0u);
 }
 
 TEST(PowerControl, ADiskThatIgnoresFlushesIsSeen)
 {
-	const Findings findings = control(kStores[2], true,
-					  [](DiskModel &d) { d.ignores_flushes = true; });
-
-	EXPECT_GT(findings.lost + findings.risen + findings.failed_opens, 0u) << findings;
+	EXPECT_GT(control(kStores[2], true, &Findings::lost,
+			  [](DiskModel &disk) { disk.ignores_flushes = true; }),
+		  0u);
 }
 
 TEST(PowerControl, ADiskThatDropsWipesIsSeen)
 {
-	const Findings findings = control(kStores[0], true,
-					  [](DiskModel &d) { d.drops_zeros = true; });
-
-	EXPECT_GT(findings.risen, 0u) << findings;
+	EXPECT_GT(control(kStores[0], true, &Findings::risen,
+			  [](DiskModel &disk) { disk.drops_zeros = true; }),
+		  0u);
 }
 
 // A store that promises more than it was asked to keep is found out.
@@ -217,7 +219,7 @@ TEST(PowerControl, APromiseThatIsNotKeptIsSeen)
 	Store store = kNoFlush;
 
 	store.promise = Promise::kEvery;
-	EXPECT_GT(control(store, true, [](DiskModel &) {}).lost, 0u);
+	EXPECT_GT(control(store, true, &Findings::lost, as_it_is), 0u);
 }
 
 } // namespace
