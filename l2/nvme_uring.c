@@ -63,6 +63,27 @@ static void uring_register(struct uring *u)
 			 u->file->conf->path, strerror(-ret));
 }
 
+/* A filter may let a ring be made and refuse what it is for; then nothing would
+ * ever end. */
+static int uring_probe(struct io_uring *ring)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+	struct io_uring_cqe *cqe;
+	int ret;
+
+	io_uring_prep_nop(sqe);
+	io_uring_sqe_set_data(sqe, NULL);
+	do
+		ret = io_uring_submit_and_wait(ring, 1);
+	while (ret == -EINTR);
+	if (ret < 0)
+		return ret;
+	ret = io_uring_wait_cqe(ring, &cqe);
+	if (ret == 0)
+		io_uring_cqe_seen(ring, cqe);
+	return ret;
+}
+
 static int uring_open(const struct kvh_nvme_file *file, uint32_t depth, uint32_t threads,
 		      int efd, void **engine_p)
 {
@@ -85,8 +106,9 @@ static int uring_open(const struct kvh_nvme_file *file, uint32_t depth, uint32_t
 	ret = io_uring_queue_init_params(u->depth, &u->ring, &params);
 	if (ret < 0)
 		goto err_free;
-	ret = params.cq_entries < 2 * u->depth ? -EINVAL
-					       : io_uring_register_eventfd(&u->ring, efd);
+	ret = params.cq_entries < 2 * u->depth ? -EINVAL : uring_probe(&u->ring);
+	if (ret == 0)
+		ret = io_uring_register_eventfd(&u->ring, efd);
 	if (ret < 0)
 		goto err_ring;
 	uring_register(u);

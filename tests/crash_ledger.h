@@ -9,6 +9,7 @@
 #include "tests/disk_model.h"
 #include "tests/l2_harness.h"
 
+#include <functional>
 #include <map>
 #include <set>
 
@@ -239,8 +240,10 @@ class CrashLedger
 class CrashLoad
 {
       public:
-	CrashLoad(DiskModel &disk, CrashLedger &ledger, uint64_t keys, unsigned depth)
-	    : disk_(disk), ledger_(ledger), keys_(keys), ops_(depth)
+	// `moment` gives a new one, later than all before.
+	CrashLoad(std::function<uint64_t()> moment, CrashLedger &ledger, uint64_t keys,
+		  unsigned depth)
+	    : moment_(std::move(moment)), ledger_(ledger), keys_(keys), ops_(depth)
 	{
 	}
 
@@ -302,7 +305,7 @@ class CrashLoad
 		op.k = k;
 		op.idle = false;
 		if (kind != KVH_L2_GET)
-			ledger_.begin(k, version, disk_.moment());
+			ledger_.begin(k, version, moment_());
 		EXPECT_EQ(l2.submit(&op), 0);
 		return 1;
 	}
@@ -310,7 +313,7 @@ class CrashLoad
 	{
 		EXPECT_TRUE(op.status == 0 || op.status == -ENOENT) << strerror(-op.status);
 		if (op.op != KVH_L2_GET) {
-			ledger_.end(op.k, disk_.moment());
+			ledger_.end(op.k, moment_());
 		} else if (op.status == 0) {
 			const int64_t now = ledger_.now(op.k);
 
@@ -322,7 +325,7 @@ class CrashLoad
 		op.idle = true;
 	}
 
-	DiskModel &disk_;
+	std::function<uint64_t()> moment_;
 	CrashLedger &ledger_;
 	uint64_t keys_;
 	std::vector<Op> ops_;

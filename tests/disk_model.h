@@ -143,6 +143,15 @@ class DiskModel
 		return now;
 	}
 
+	// Changes bytes below whoever has the file open.
+	void poke(const std::string &name, uint64_t off, const void *bytes, size_t len)
+	{
+		std::lock_guard<std::mutex> guard(lock_);
+
+		if (!put(files_.at(name), bytes, len, off))
+			abort();
+	}
+
 	// What a power cut at the moment leaves; `random` says what of the rest.
 	Image cut(uint64_t at, std::mt19937_64 &random)
 	{

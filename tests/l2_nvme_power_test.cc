@@ -47,7 +47,7 @@ class History
 
 	void live(unsigned sessions = 3)
 	{
-		CrashLoad load(disk, ledger, store_.keys, 6);
+		CrashLoad load([this] { return disk.moment(); }, ledger, store_.keys, 6);
 
 		for (unsigned i = 0; i < sessions; i++) {
 			Adapter l2(spec(), DiskModel::ops(), &disk);
