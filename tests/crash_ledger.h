@@ -73,10 +73,18 @@ class CrashLedger
 
 		return sizes[(k + change) % 3];
 	}
+	// Every fourth is of another space, which is cleared now and then.
+	static bool is_cleared(uint64_t k)
+	{
+		return k % 4 == 3;
+	}
+	static struct kvh_key key(uint64_t k)
+	{
+		return make_key(k, is_cleared(k) ? 0xC1EA : 0x5ACE);
+	}
 	static Buffer frame(uint64_t k, int64_t version)
 	{
-		return make_frame(make_key(k), payload(k, version),
-				  static_cast<uint64_t>(version));
+		return make_frame(key(k), payload(k, version), static_cast<uint64_t>(version));
 	}
 
 	int64_t next_version()
@@ -91,9 +99,19 @@ class CrashLedger
 	{
 		changes_[k].back().end = moment;
 	}
-	void point(uint64_t moment)
+	// A flush, or a close, of what had ended before `begin`, told of at `end`.
+	void point(uint64_t begin, uint64_t end)
 	{
-		points_.push_back(moment);
+		points_.push_back({begin, end});
+	}
+	// What ended since the last point is held by no later one.
+	void forsake(uint64_t moment)
+	{
+		uint64_t since = 0;
+
+		for (const Point &point : points_)
+			since = std::max(since, point.begin);
+		forsaken_.push_back({since, moment});
 	}
 	// What a reader is to find while nothing changes.
 	int64_t now(uint64_t k) const
@@ -120,6 +138,10 @@ class CrashLedger
 	}
 
       private:
+	struct Point {
+		uint64_t begin, end;
+	};
+
 	// Versions, kGone among them, that may be found.
 	std::set<int64_t> allowed(const std::vector<Change> &changes, uint64_t at,
 				  Promise promise, bool evicts) const
@@ -130,7 +152,7 @@ class CrashLedger
 		for (const Change &change : changes) {
 			if (change.begin >= at)
 				break;
-			if (change.end <= from)
+			if (change.end <= from && !is_forsaken(change))
 				versions = {change.version};
 			else
 				versions.insert({change.version, kGone});
@@ -151,10 +173,18 @@ class CrashLedger
 		uint64_t from = promise == Promise::kEvery ? at : 0;
 
 		if (promise == Promise::kPoint) {
-			for (uint64_t point : points_)
-				from = point <= at ? std::max(from, point) : from;
+			for (const Point &point : points_)
+				from = point.end <= at ? std::max(from, point.begin) : from;
 		}
 		return from;
+	}
+	bool is_forsaken(const Change &change) const
+	{
+		for (const Point &lost : forsaken_) {
+			if (change.end > lost.begin && change.end <= lost.end)
+				return true;
+		}
+		return false;
 	}
 	void check_accounts(Adapter &l2, Findings *findings) const
 	{
@@ -204,7 +234,7 @@ class CrashLedger
 	static bool read(Adapter &l2, uint64_t k, bool verifies, int64_t *version_p,
 			 Findings *findings)
 	{
-		const struct kvh_key key = make_key(k);
+		const struct kvh_key key = CrashLedger::key(k);
 		const int64_t len = l2.probe(key);
 		const uint8_t digest[32] = {1};
 		struct kvh_frame_header header;
@@ -231,12 +261,12 @@ class CrashLedger
 	}
 
 	std::map<uint64_t, std::vector<Change>> changes_;
-	std::vector<uint64_t> points_;
+	std::vector<Point> points_, forsaken_;
 	int64_t next_version_ = 0;
 };
 
-// Puts, replaces, deletes and reads, several at a time, as the controller does: one
-// change a key at a time.
+// Puts, replaces, deletes, reads, and where it can be flushes and clears, several at
+// a time, as the controller does: one change a key at a time.
 class CrashLoad
 {
       public:
@@ -270,59 +300,122 @@ class CrashLoad
 	{
 		return misread_;
 	}
+	unsigned flushed() const
+	{
+		return flushed_;
+	}
 
       private:
 	struct Op : kvh_l2_req {
 		Buffer memory{kvh_frame_bytes(60000)};
-		uint64_t k = 0;
+		std::set<uint64_t> keys; // that it has for itself
+		uint64_t began = 0;
 		bool idle = true;
 	};
 
-	// 0: the key is taken.
+	enum kvh_l2_op draw(const Adapter &l2, std::mt19937_64 &random)
+	{
+		const uint64_t dice = random() % 40;
+
+		if (dice < 24)
+			return KVH_L2_PUT;
+		if (dice < 30)
+			return KVH_L2_DELETE;
+		if (dice == 30 && l2.caps().clear)
+			return KVH_L2_CLEAR;
+		if (dice <= 32 && l2.caps().flush)
+			return KVH_L2_FLUSH;
+		return KVH_L2_GET;
+	}
+	// False: another has one of them.
+	bool take_keys(Op &op, uint64_t k)
+	{
+		op.keys.clear();
+		if (op.op == KVH_L2_CLEAR) {
+			for (uint64_t i = 0; i < keys_; i++) {
+				if (CrashLedger::is_cleared(i))
+					op.keys.insert(i);
+			}
+		} else if (op.op != KVH_L2_FLUSH) {
+			op.keys = {k};
+		}
+		for (uint64_t key : op.keys) {
+			if (busy_.count(key) != 0)
+				return false;
+		}
+		busy_.insert(op.keys.begin(), op.keys.end());
+		return true;
+	}
+	// 0: the keys are taken.
 	unsigned start(Adapter &l2, Op &op, std::mt19937_64 &random)
 	{
-		const uint64_t k = random() % keys_, dice = random() % 10;
-		const enum kvh_l2_op kind = dice < 6   ? KVH_L2_PUT
-					    : dice < 8 ? KVH_L2_DELETE
-						       : KVH_L2_GET;
-		const int64_t version = kind == KVH_L2_PUT ? ledger_.next_version() : kGone;
+		const uint64_t k = random() % keys_;
+		int64_t version = kGone;
 		uint64_t len = 0;
 
-		if (!busy_.insert(k).second)
+		op.op = draw(l2, random);
+		if (!take_keys(op, k))
 			return 0;
-		if (kind == KVH_L2_PUT) {
+		if (op.op == KVH_L2_PUT) {
+			version = ledger_.next_version();
 			const Buffer frame = CrashLedger::frame(k, version);
 
 			len = frame.size();
 			memcpy(op.memory.data(), frame.data(), len);
-		} else if (kind == KVH_L2_GET) {
+		} else if (op.op == KVH_L2_GET) {
 			const int64_t now = ledger_.now(k);
 
 			len = kvh_frame_bytes(CrashLedger::payload(k, now < 0 ? 0 : now));
 		}
-		static_cast<struct kvh_l2_req &>(op) = make_req(kind, make_key(k),
-								op.memory.data(), len);
-		op.k = k;
+		struct kvh_key key = CrashLedger::key(k);
+		if (op.op == KVH_L2_CLEAR)
+			key.space = CrashLedger::key(3).space;
+		static_cast<struct kvh_l2_req &>(op) = make_req(
+			op.op, key, len > 0 ? op.memory.data() : nullptr, len);
 		op.idle = false;
-		if (kind != KVH_L2_GET)
-			ledger_.begin(k, version, moment_());
+		op.began = moment_();
+		for (uint64_t changed : op.keys) {
+			if (op.op != KVH_L2_GET)
+				ledger_.begin(changed, version, op.began);
+		}
 		EXPECT_EQ(l2.submit(&op), 0);
 		return 1;
 	}
 	void ended(Op &op)
 	{
-		EXPECT_TRUE(op.status == 0 || op.status == -ENOENT) << strerror(-op.status);
-		if (op.op != KVH_L2_GET) {
-			ledger_.end(op.k, moment_());
-		} else if (op.status == 0) {
-			const int64_t now = ledger_.now(op.k);
-
-			misread_ += now < 0 ||
-				    memcmp(op.memory.data(),
-					   CrashLedger::frame(op.k, now).data(), op.len) != 0;
+		if (op.op == KVH_L2_FLUSH) {
+			flush_ended(op);
+		} else if (op.op == KVH_L2_GET) {
+			get_ended(op);
+		} else {
+			EXPECT_TRUE(op.status == 0 || op.status == -ENOENT)
+				<< strerror(-op.status);
+			const uint64_t now = moment_();
+			for (uint64_t k : op.keys)
+				ledger_.end(k, now);
 		}
-		busy_.erase(op.k);
+		for (uint64_t k : op.keys)
+			busy_.erase(k);
 		op.idle = true;
+	}
+	void get_ended(const Op &op)
+	{
+		const uint64_t k = *op.keys.begin();
+		const int64_t now = ledger_.now(k);
+
+		EXPECT_TRUE(op.status == 0 || op.status == -ENOENT) << strerror(-op.status);
+		if (op.status == 0)
+			misread_ += now < 0 ||
+				    memcmp(op.memory.data(), CrashLedger::frame(k, now).data(),
+					   op.len) != 0;
+	}
+	void flush_ended(const Op &op)
+	{
+		if (op.status == 0)
+			ledger_.point(op.began, moment_());
+		else
+			ledger_.forsake(moment_());
+		flushed_ += op.status == 0;
 	}
 
 	std::function<uint64_t()> moment_;
@@ -330,7 +423,7 @@ class CrashLoad
 	uint64_t keys_;
 	std::vector<Op> ops_;
 	std::set<uint64_t> busy_;
-	unsigned misread_ = 0;
+	unsigned misread_ = 0, flushed_ = 0;
 };
 
 } // namespace l2test

@@ -90,6 +90,13 @@ class DiskModel
 	bool drops_zeros = false; // writes of nothing but zeros, and holes
 	int ring = 0;             // what ring_allowed says
 
+	// The n-th flush from now, from 1, fails. What it should have held is not held
+	// by later ones either: the kernel says so once, and forgets.
+	void fail_flush(uint64_t n)
+	{
+		fail_flush_ = n;
+	}
+
 	// Where the process dies: at the n-th call that changes something, from 1.
 	enum Death { kBefore, kTorn, kAfter };
 	void die_at(uint64_t n, Death how)
@@ -118,6 +125,12 @@ class DiskModel
 		std::lock_guard<std::mutex> guard(lock_);
 
 		return flushes_;
+	}
+	uint64_t failed_flushes()
+	{
+		std::lock_guard<std::mutex> guard(lock_);
+
+		return failed_flushes_;
 	}
 	size_t open_fds()
 	{
@@ -314,6 +327,27 @@ class DiskModel
 			log_[event].begin = kNever;
 	}
 
+	bool flush_fails()
+	{
+		std::lock_guard<std::mutex> guard(lock_);
+		std::map<std::string, uint64_t> flushed;
+
+		if (fail_flush_ == 0 || --fail_flush_ > 0)
+			return false;
+		failed_flushes_++;
+		for (const DiskEvent &event : log_) {
+			if (event.kind == DiskEvent::kFlush)
+				flushed[event.file] = std::max(flushed[event.file],
+							       event.begin);
+		}
+		for (DiskEvent &event : log_) {
+			if (event.kind != DiskEvent::kFlush && !event.through &&
+			    event.end > flushed[event.file])
+				event.end = kNever;
+		}
+		return true;
+	}
+
 	// ---- death ----
 
 	bool dies_now()
@@ -448,6 +482,8 @@ class DiskModel
 
 		if (dies && disk->death_ != kAfter)
 			die();
+		if (disk->flush_fails())
+			return -EIO;
 		if (!disk->ignores_flushes) {
 			const size_t event = disk->begin(DiskEvent::kFlush, fd, nullptr, 0, 0);
 
@@ -577,6 +613,7 @@ class DiskModel
 	std::vector<DiskEvent> log_;
 	std::map<std::pair<const void *, off_t>, std::pair<size_t, bool>> on_ring_;
 	uint64_t moment_ = 0, changes_ = 0, flushes_ = 0, die_at_ = 0;
+	uint64_t fail_flush_ = 0, failed_flushes_ = 0;
 	Death death_ = kBefore;
 };
 

@@ -20,11 +20,11 @@ namespace l2test
 class FaultIo
 {
       public:
-	// The n-th read or write (0 is the first) from now fails; -1: none does.
-	std::atomic<int64_t> read_at{-1}, write_at{-1};
+	// The n-th read, write or flush (0 is the first) from now fails; -1: none does.
+	std::atomic<int64_t> read_at{-1}, write_at{-1}, flush_at{-1};
 	std::atomic<bool> for_ever{false}; // all behind it fail, too
 	std::atomic<int> error{-EIO};
-	std::atomic<int64_t> failed{0};
+	std::atomic<int64_t> failed{0}, shortened{0};
 	// 1: transfers move a part of their bytes; whole pages only with 4096.
 	int shorten = 0;
 	int ring = 0;              // what ring_allowed says
@@ -69,7 +69,7 @@ class FaultIo
 		ops.pread = [](void *ctx, int fd, void *buf, size_t len, off_t off) -> ssize_t {
 			FaultIo *io = of(ctx);
 
-			if (const int ret = io->fault(KVH_IO_READ))
+			if (const int ret = io->fault(&io->read_at))
 				return ret;
 			if (len > 4096)
 				io->wait();
@@ -79,9 +79,13 @@ class FaultIo
 				off_t off) -> ssize_t {
 			FaultIo *io = of(ctx);
 
-			if (const int ret = io->fault(KVH_IO_WRITE))
+			if (const int ret = io->fault(&io->write_at))
 				return ret;
 			return kvh_io_system.pwrite(nullptr, fd, buf, io->cut(len), off);
+		};
+		// None for real: it would only cost the machine's other users.
+		ops.fsync = [](void *ctx, int, int) {
+			return of(ctx)->fault(&of(ctx)->flush_at);
 		};
 		ops.fallocate = [](void *ctx, int fd, int mode, off_t off, off_t len) {
 			if (of(ctx)->no_fallocate)
@@ -94,7 +98,8 @@ class FaultIo
 				    off_t) {
 			FaultIo *io = of(ctx);
 
-			io->late_ = io->fault(dir);
+			io->late_ = io->fault(dir == KVH_IO_READ ? &io->read_at
+								 : &io->write_at);
 			if (io->late_ != 0 && (io->failed & 1)) {
 				const int ret = io->late_;
 
@@ -121,11 +126,11 @@ class FaultIo
 	{
 		return static_cast<FaultIo *>(ctx);
 	}
-	int fault(enum kvh_io_dir dir)
+	int fault(std::atomic<int64_t> *at_p)
 	{
-		std::atomic<int64_t> &at = dir == KVH_IO_READ ? read_at : write_at;
+		std::atomic<int64_t> &at = *at_p;
 
-		if (no_direct_io && direct_)
+		if (no_direct_io && direct_ && at_p != &flush_at)
 			return -EINVAL;
 		if (at < 0)
 			return 0;
@@ -145,6 +150,7 @@ class FaultIo
 		if (shorten == 0 || len <= static_cast<size_t>(shorten) || random_() % 2)
 			return len;
 
+		shortened++;
 		const size_t part = 1 + random_() % (len - 1);
 		const size_t step = static_cast<size_t>(shorten);
 

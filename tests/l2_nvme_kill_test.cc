@@ -87,8 +87,8 @@ class Kill : public ::testing::TestWithParam<const char *>
 				return 1;
 			progress_->begun = i + 1;
 			const int ret = step.version == kGone
-						? l2->del(make_key(step.k))
-						: l2->put(make_key(step.k),
+						? l2->del(CrashLedger::key(step.k))
+						: l2->put(CrashLedger::key(step.k),
 							  CrashLedger::frame(step.k,
 									     step.version));
 			if (ret != 0 && ret != -ENOENT)

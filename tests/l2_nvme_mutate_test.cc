@@ -53,7 +53,7 @@ class Mutate : public ::testing::TestWithParam<const char *>
 		const int64_t version = ledger_.next_version();
 
 		ledger_.begin(k, version, 1);
-		ASSERT_EQ(l2.put(make_key(k), CrashLedger::frame(k, version)), 0);
+		ASSERT_EQ(l2.put(CrashLedger::key(k), CrashLedger::frame(k, version)), 0);
 		ledger_.end(k, 2);
 	}
 	void find(uint64_t k)
@@ -69,7 +69,7 @@ class Mutate : public ::testing::TestWithParam<const char *>
 	// Is it served: read, and believed?
 	static bool serves(Adapter &l2, uint64_t k, const Buffer &into)
 	{
-		const struct kvh_key key = make_key(k);
+		const struct kvh_key key = CrashLedger::key(k);
 
 		return l2.get(key, into) == 0 &&
 		       kvh_frame_verify(into.data(), into.size(), &key, kDigest, nullptr) == 0;
@@ -126,7 +126,7 @@ TEST_P(Mutate, ControlWithoutVerificationAFlipIsServed)
 
 	ASSERT_EQ(l2.error(), 0);
 	disk.poke(kFile, place.off + 5000, &flipped, 1);
-	EXPECT_EQ(l2.get(make_key(place.k), into), 0);
+	EXPECT_EQ(l2.get(CrashLedger::key(place.k), into), 0);
 	EXPECT_FALSE(into == CrashLedger::frame(place.k, ledger_.now(place.k)));
 }
 

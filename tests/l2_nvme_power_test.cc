@@ -44,22 +44,32 @@ class History
 
 	DiskModel disk;
 	CrashLedger ledger;
+	unsigned misread = 0; // while it lived
 
 	void live(unsigned sessions = 3)
 	{
 		CrashLoad load([this] { return disk.moment(); }, ledger, store_.keys, 6);
 
 		for (unsigned i = 0; i < sessions; i++) {
-			Adapter l2(spec(), DiskModel::ops(), &disk);
+			const uint64_t failed = disk.failed_flushes();
+			{
+				Adapter l2(spec(), DiskModel::ops(), &disk);
 
-			ASSERT_EQ(l2.error(), 0);
-			if (i == 0)
-				begin_ = disk.moment();
-			load.run(l2, 20 + static_cast<unsigned>(random_() % 40), random_);
-			ASSERT_EQ(l2.close(), 0);
-			ledger.point(disk.moment());
+				if (l2.error() == 0 && i == 0)
+					begin_ = disk.moment();
+				if (l2.error() == 0)
+					load.run(l2, 20 + static_cast<unsigned>(random_() % 40),
+						 random_);
+				else
+					EXPECT_GT(disk.failed_flushes(), failed);
+			}
+			const uint64_t now = disk.moment();
+			if (disk.failed_flushes() == failed)
+				ledger.point(now, now);
+			else
+				ledger.forsake(now);
 		}
-		EXPECT_EQ(load.misread(), 0u);
+		misread = load.misread();
 		end_ = disk.moment();
 	}
 	uint64_t any_moment()
@@ -125,6 +135,7 @@ class Power : public ::testing::TestWithParam<std::tuple<Store, const char *>>
 			History history(store(), engine(), seed);
 
 			history.live();
+			EXPECT_EQ(history.misread, 0u);
 			for (unsigned i = 0; i < 100 && done < cuts; i++, done++) {
 				history.cut_and_check(history.any_moment(), depth, true,
 						      &findings);
@@ -160,6 +171,32 @@ TEST_P(Power, CutAgainWhileItRecovers)
 	EXPECT_TRUE(findings.clean()) << findings;
 	VERDICT("C5 %s %s: %u recoveries, %u failed opens, %u wrong", store().label,
 		engine().c_str(), findings.opens, findings.failed_opens, findings.wrong);
+}
+
+// S10: what the failed flush should have held is not promised, and the rest is; a
+// later flush that succeeds does not change that.
+TEST_P(Power, AFlushThatFailsOncePromisesNothing)
+{
+	std::mt19937_64 random(draw_seed());
+	Findings findings;
+	unsigned failed = 0;
+	Log log;
+
+	for (unsigned i = 0; i < long_or(100, 8) && findings.clean(); i++) {
+		const uint64_t seed = random();
+		History history(store(), engine(), seed);
+
+		history.disk.fail_flush(2 + random() % 14);
+		history.live();
+		EXPECT_EQ(history.misread, 0u);
+		failed += history.disk.failed_flushes() > 0;
+		for (unsigned n = 0; n < 8 && findings.clean(); n++)
+			history.cut_and_check(history.any_moment(), 0, true, &findings);
+	}
+	EXPECT_TRUE(findings.clean()) << findings << "\n" << log.text();
+	EXPECT_GT(failed, 0u);
+	VERDICT("S10 %s %s: %u flushes failed, %u cuts, %u wrong, %u lost", store().label,
+		engine().c_str(), failed, findings.opens, findings.wrong, findings.lost);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Power,
