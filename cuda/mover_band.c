@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mover_band.c - which units lie in a stage, and the copies between a stage and
- * the payloads. Arithmetic over plans; the caller's thread, no lock, no memory.
+ * mover_band.c - which units lie in a stage, and the pieces of payloads that they
+ * are. Arithmetic over plans; the caller's thread, no lock, no memory.
  *
- * A chunk's band is one piece of its payload and one piece of the stage, so a
- * stage needs one copy a chunk; only chunks with absent pages need more.
+ * A chunk's band is one piece of its payload and one piece of the stage; only
+ * chunks with absent pages have more.
  */
 #include "cuda/mover_impl.h"
 
@@ -62,39 +62,6 @@ uint64_t kvh_band_skip(const struct kvh_band *band, const unsigned char *present
 	return chunk * band->units;
 }
 
-static int batch_flush(struct kvh_device *dev, struct kvh_batch *batch)
-{
-	size_t n = batch->n;
-
-	batch->n = 0;
-	if (n == 0)
-		return 0;
-	if (n == 1)
-		return dev->ops->copy(dev, batch->kind, &batch->copies[0], batch->stream);
-	return dev->ops->copy_batch(dev, batch->kind, batch->copies, n, batch->stream);
-}
-
-/* A piece that continues the one before on both sides becomes part of it. */
-static int batch_add(struct kvh_device *dev, struct kvh_batch *batch, unsigned char *payload,
-		     unsigned char *stage, uint64_t bytes)
-{
-	bool out = batch->kind == KVH_COPY_D2H;
-	unsigned char *dst = out ? payload : stage;
-	const unsigned char *src = out ? stage : payload;
-	struct kvh_copy *last = batch->n ? &batch->copies[batch->n - 1] : NULL;
-	int rc = 0;
-
-	if (last && (unsigned char *)last->dst + last->bytes == dst &&
-	    (const unsigned char *)last->src + last->bytes == src) {
-		last->bytes += bytes;
-		return 0;
-	}
-	if (batch->n == KVH_MOVER_BATCH)
-		rc = batch_flush(dev, batch);
-	batch->copies[batch->n++] = (struct kvh_copy){.dst = dst, .src = src, .bytes = bytes};
-	return rc;
-}
-
 /* The present units of a chunk in [first, end), whose positions start at `base`
  * of the stage: runs of pages grow together in the batch. */
 static int copy_units(const struct kvh_band *band, uint64_t chunk, uint64_t first, uint64_t end,
@@ -114,9 +81,10 @@ static int copy_units(const struct kvh_band *band, uint64_t chunk, uint64_t firs
 		uint64_t off = plane->payload_off + page * plane->unit_bytes;
 
 		if (pages[page] != KVH_PAGE_NONE)
-			rc = batch_add(dev, batch, payload + off,
-				       stage + (chunk * band->bytes + off - band->lo - base),
-				       plane->unit_bytes);
+			rc = kvh_batch_add(
+				dev, batch, payload + off,
+				stage + (chunk * band->bytes + off - band->lo - base),
+				plane->unit_bytes);
 	}
 	return rc;
 }
@@ -128,8 +96,8 @@ static int copy_chunk(const struct kvh_band *band, uint64_t chunk, uint64_t firs
 	uint64_t from = kvh_band_position(band, first), to = kvh_band_position(band, end);
 	unsigned char *payload = band->part->payloads[chunk];
 
-	return batch_add(dev, batch, payload + band->lo + (from - chunk * band->bytes),
-			 stage + (from - base), to - from);
+	return kvh_batch_add(dev, batch, payload + band->lo + (from - chunk * band->bytes),
+			     stage + (from - base), to - from);
 }
 
 int kvh_band_copy(const struct kvh_band *band, const unsigned char *present, uint64_t first,
@@ -151,7 +119,7 @@ int kvh_band_copy(const struct kvh_band *band, const unsigned char *present, uin
 			rc = copy_units(band, chunk, u, to, stage, base, dev, batch);
 		u = to;
 	}
-	return rc ? rc : batch_flush(dev, batch);
+	return rc ? rc : kvh_batch_flush(dev, batch);
 }
 
 void kvh_band_pack(const struct kvh_band *band, uint64_t first, uint64_t end,

@@ -5,7 +5,8 @@
  *   mover.c        the API that is not a move, the thread, one pass
  *   mover_plan.c   plans in device memory, stage memory and its growth
  *   mover_run.c    a run: what the mover knows of a move, from call to done
- *   mover_band.c   which units lie in a stage, and the copies to payloads
+ *   mover_band.c   which units lie in a stage, and the pieces of payloads
+ *   mover_batch.c  the copies of these pieces, as few as there can be
  *   mover_store.c  pages -> stage -> payloads, on the mover's thread
  *   mover_load.c   payloads -> stage -> pages, on the caller's thread
  *
@@ -16,6 +17,7 @@
 #define KVH_CUDA_MOVER_IMPL_H
 
 #include "cuda/mover.h"
+#include "cuda/mover_batch.h"
 #include "cuda/pack.h"
 #include "host/thread.h"
 
@@ -25,19 +27,10 @@
 #define KVH_STAGE_BYTES (UINT64_C(32) << 20)
 #define KVH_STAGES      3u
 #define KVH_STAGES_MAX  16u
-#define KVH_MOVER_BATCH 512u /* copies in one submission */
 #define KVH_MOVER_POLL_NS \
 	(2 * KVH_NS_PER_MS) /* while anything is in flight: a notice may be lost */
 
 struct kvh_move_run;
-
-/* Copies between one stage and payloads, submitted when full or flushed. */
-struct kvh_batch {
-	enum kvh_copy_kind kind; /* D2H or H2D */
-	kvh_stream stream;
-	size_t n;
-	struct kvh_copy copies[KVH_MOVER_BATCH];
-};
 
 /*
  * A stage of device memory. A store's, by the lane's counters:
