@@ -4,7 +4,8 @@
 # call, so that a second run works without network and without root.
 #
 #   install-deps.sh         what build, tests and demo need
-#   install-deps.sh --ci    also what CI needs: clang, its sanitizers, clang-format
+#   install-deps.sh --ci    also what CI needs: clang, its sanitizers, clang-format,
+#                           and what tests and measurements use where it is there
 #   install-deps.sh --list  print the packages (with --ci: all), install nothing
 # Lists of packages are meant to split:
 # shellcheck disable=SC1091,SC2086
@@ -25,7 +26,7 @@ for arg; do
 		ubuntu24.04) rt=libclang-rt-18-dev ;;
 		*) rt=libclang-rt-14-dev ;;
 		esac
-		packages="$packages git clang $rt clang-format-14"
+		packages="$packages git clang $rt clang-format-14 fio"
 		;;
 	--list) list=1 ;;
 	*)
