@@ -251,7 +251,7 @@ static uint64_t recent(struct kvh_rig *rig)
 {
 	uint64_t margin = 4 * (uint64_t)rig->puts.n;
 	uint64_t end = rig->next_put > margin ? rig->next_put - margin : 1;
-	uint64_t span = rig->n_living / 2 < end ? rig->n_living / 2 : end;
+	uint64_t span = rig->n_living / 4 < end ? rig->n_living / 4 : end;
 
 	return span == 0 ? end - 1 : end - 1 - kvh_random_next(&rig->seed) % span;
 }

@@ -27,6 +27,8 @@ static const struct command commands[] = {
 	 "store, evict, restart, reload and verify, in at most a minute"},
 	{"pack", "kvhoist-bench pack", kvh_bench_pack,
 	 "how fast pages move to pinned memory and back, as a share of the link"},
+	{"l2", "kvhoist-bench l2", kvh_bench_l2,
+	 "store, load and probe through an adapter, beside fio on the same file"},
 	{"help", "kvhoist-bench help", print_help, "this text"},
 	{"--help", NULL, print_help, NULL},
 	{"--version", NULL, print_version, NULL},
