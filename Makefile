@@ -20,7 +20,7 @@ BUILD     = cmake --build --preset $(1) --parallel $(JOBS)
 TEST      = ctest --preset $(1) --parallel $(JOBS)
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test asan tsan install format check-format clean help deps deps-ci
+.PHONY: all demo test asan tsan crash crash-guest install format check-format clean help deps deps-ci
 
 all: deps
 	@$(call CONFIGURE,release)
@@ -46,6 +46,21 @@ tsan: deps-ci
 	@$(call BUILD,tsan)
 	@$(call TEST,tsan)
 
+# The long forms, with all invariants checked. They print their seeds, and verdicts:
+# KVHOIST_SEED=N repeats a run, CRASH=REGEX runs some.
+CRASH ?= l2_crash|l2_nvme_(power|kill|mutate|ring|fault)|l2_real_disk
+
+crash: deps-ci
+	@$(call CONFIGURE,debug)
+	@$(call BUILD,debug)
+	@KVHOIST_LONG=1 tests/crash.sh build/debug/tests '$(CRASH)'
+
+crash-guest: deps-ci
+	@$(call CONFIGURE,debug)
+	@$(call BUILD,debug) --target kvhoist_guest
+	@KVHOIST_LONG=1 tests/guest/run.sh build/debug/tests/kvhoist_guest || \
+		{ rc=$$?; [ $$rc = 77 ] || exit $$rc; }
+
 install: all
 	@cmake --install $(RELEASE) --prefix "$(abspath $(PREFIX))"
 
@@ -67,6 +82,8 @@ help:
 	@echo 'make test             build, then run all tests'
 	@echo 'make asan             the tests under AddressSanitizer and UBSan'
 	@echo 'make tsan             the tests under ThreadSanitizer (clang)'
+	@echo 'make crash            kills, power cuts, damage and faults under L2, for minutes'
+	@echo 'make crash-guest      the same in a kernel of its own, under qemu'
 	@echo 'make install          install into PREFIX=$(PREFIX)'
 	@echo 'make format           rewrite the sources with clang-format 14'
 	@echo 'make check-format     fail where clang-format 14 would change something'

@@ -170,7 +170,7 @@ class CrashLedger
 	// What ended by then is not lost any more.
 	uint64_t held_until(uint64_t at, Promise promise) const
 	{
-		uint64_t from = promise == Promise::kEvery ? at : 0;
+		uint64_t from = promise == Promise::kEvery ? at - 1 : 0;
 
 		if (promise == Promise::kPoint) {
 			for (const Point &point : points_)

@@ -173,8 +173,9 @@ TEST_P(Power, CutAgainWhileItRecovers)
 		engine().c_str(), findings.opens, findings.failed_opens, findings.wrong);
 }
 
-// S10: what the failed flush should have held is not promised, and the rest is; a
-// later flush that succeeds does not change that.
+// S10: what the failed flush should have held is not promised, and no later flush
+// makes up for it: the table's pages are among it, so frames of a later session may
+// be lost, too.
 TEST_P(Power, AFlushThatFailsOncePromisesNothing)
 {
 	std::mt19937_64 random(draw_seed());
@@ -182,7 +183,7 @@ TEST_P(Power, AFlushThatFailsOncePromisesNothing)
 	unsigned failed = 0;
 	Log log;
 
-	for (unsigned i = 0; i < long_or(100, 8) && findings.clean(); i++) {
+	for (unsigned i = 0; i < long_or(100, 8); i++) {
 		const uint64_t seed = random();
 		History history(store(), engine(), seed);
 
@@ -190,10 +191,13 @@ TEST_P(Power, AFlushThatFailsOncePromisesNothing)
 		history.live();
 		EXPECT_EQ(history.misread, 0u);
 		failed += history.disk.failed_flushes() > 0;
-		for (unsigned n = 0; n < 8 && findings.clean(); n++)
+		for (unsigned n = 0; n < 8; n++)
 			history.cut_and_check(history.any_moment(), 0, true, &findings);
 	}
-	EXPECT_TRUE(findings.clean()) << findings << "\n" << log.text();
+	EXPECT_EQ(findings.failed_opens + findings.wrong + findings.risen + findings.accounts,
+		  0u)
+		<< findings << "\n"
+		<< log.text();
 	EXPECT_GT(failed, 0u);
 	VERDICT("S10 %s %s: %u flushes failed, %u cuts, %u wrong, %u lost", store().label,
 		engine().c_str(), failed, findings.opens, findings.wrong, findings.lost);
