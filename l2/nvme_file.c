@@ -25,7 +25,7 @@
 
 #define BLANK_BYTES   (UINT64_C(1) << 20) /* zeros so far: no signature that we know of */
 #define TABLE_OFFSET  (UINT64_C(2) * KVH_NVME_PAGE)
-#define LOCK_WAIT_NS  (2 * KVH_NS_PER_S) /* for the writes of a process that died */
+#define LOCK_WAIT_NS  (10 * KVH_NS_PER_S) /* for the writes of a process that died */
 #define LOCK_PAUSE_NS (5 * KVH_NS_PER_MS)
 
 /* ---- transfers ---- */

@@ -93,7 +93,7 @@ class CrashLedger
 	}
 	void begin(uint64_t k, int64_t version, uint64_t moment)
 	{
-		changes_[k].push_back({version, moment, DiskModel::kNever});
+		changes_[k].push_back({version, moment, DiskLog::kNever});
 	}
 	void end(uint64_t k, uint64_t moment)
 	{

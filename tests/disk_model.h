@@ -1,24 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // disk_model.h - a disk in memory below the table of file operations, with a
-// volatile cache: it logs each write, hole, length and flush, and makes the image
-// that a power cut at any moment of the log may have left. Any thread, io_uring's
+// volatile cache: it logs each write, hole, length and flush, and with the log makes
+// the image that a power cut at any moment may have left. Any thread, io_uring's
 // transfers included. Files are memfds: locks and rings work on them.
-//
-// What a cut leaves of a write, by sectors of 512 bytes or 4 KiB:
-//
-//   all      it ended before a flush began that ended before the cut, or it was
-//            written through (O_DSYNC) and ended before the cut
-//   nothing  it had not begun
-//   any      everything else: kept, lost, or torn
-//
-// Losing an earlier write and keeping a later one is what a disk that reorders
-// leaves; each sector holds what it held before or one of the writes of it, so
-// there is no image of such a disk that this model cannot make.
 #ifndef KVH_TESTS_DISK_MODEL_H
 #define KVH_TESTS_DISK_MODEL_H
 
 #include "l2/io.h"
+#include "tests/disk_log.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -40,23 +30,9 @@
 namespace l2test
 {
 
-// What all files hold, by name.
-using Image = std::map<std::string, std::vector<uint8_t>>;
-
-struct DiskEvent {
-	enum Kind { kWrite, kZero, kResize, kFlush } kind;
-	std::string file;
-	uint64_t off, len; // kResize: len is the new length
-	std::vector<uint8_t> data;
-	bool through;        // on the medium when it ends
-	uint64_t begin, end; // moments
-};
-
 class DiskModel
 {
       public:
-	static constexpr uint64_t kNever = UINT64_MAX;
-
 	explicit DiskModel(const Image &image = {}) : base_(image)
 	{
 		for (const auto &[name, bytes] : image) {
@@ -169,20 +145,8 @@ class DiskModel
 	Image cut(uint64_t at, std::mt19937_64 &random)
 	{
 		std::lock_guard<std::mutex> guard(lock_);
-		const Fate fate = draw_fate(at, random);
-		Image left = base_;
 
-		for (size_t i = 0; i < log_.size(); i++) {
-			const DiskEvent &event = log_[i];
-
-			if (event.kind == DiskEvent::kFlush || event.begin >= at)
-				continue;
-			if (is_durable(event, at, fate))
-				apply(&left, event, 0, 0, random);
-			else
-				apply_some(&left, event, i, fate, random);
-		}
-		return left;
+		return log_.cut(base_, at, random);
 	}
 
       private:
@@ -190,107 +154,6 @@ class DiskModel
 		std::string name;
 		bool direct, through;
 	};
-	// How it goes with what no flush holds. One mode a cut: that all is lost but
-	// one write is too rare to be found by tossing a coin for each.
-	struct Fate {
-		enum Mode { kKept, kLost, kSome, kOneLost, kOneKept, kTorn, kModes } mode;
-		std::map<std::string, uint64_t> flushed; // the latest flush's begin
-		unsigned percent;                        // of kSome and kTorn that are kept
-		size_t one;                              // of the log
-		uint64_t sector;
-	};
-
-	// ---- the image ----
-
-	Fate draw_fate(uint64_t at, std::mt19937_64 &random)
-	{
-		Fate fate;
-		std::vector<size_t> open;
-
-		for (const DiskEvent &event : log_) {
-			if (event.kind == DiskEvent::kFlush && event.end <= at)
-				fate.flushed[event.file] = std::max(fate.flushed[event.file],
-								    event.begin);
-		}
-		for (size_t i = 0; i < log_.size(); i++) {
-			if (log_[i].kind != DiskEvent::kFlush && log_[i].begin < at &&
-			    !is_durable(log_[i], at, fate))
-				open.push_back(i);
-		}
-		fate.mode = static_cast<Fate::Mode>(random() % Fate::kModes);
-		fate.percent = static_cast<unsigned>(random() % 100);
-		fate.one = open.empty() ? 0 : open[random() % open.size()];
-		fate.sector = random() % 2 == 0 ? 512 : 4096;
-		return fate;
-	}
-	bool is_durable(const DiskEvent &event, uint64_t at, const Fate &fate) const
-	{
-		const auto flushed = fate.flushed.find(event.file);
-
-		if (event.through && event.end <= at)
-			return true;
-		return flushed != fate.flushed.end() && event.end < flushed->second;
-	}
-	static void apply_some(Image *image, const DiskEvent &event, size_t i, const Fate &fate,
-			       std::mt19937_64 &random)
-	{
-		const bool lucky = random() % 100 < fate.percent;
-		bool keep = false;
-
-		switch (fate.mode) {
-		case Fate::kKept: keep = true; break;
-		case Fate::kLost: break;
-		case Fate::kSome: keep = lucky; break;
-		case Fate::kOneLost: keep = i != fate.one; break;
-		case Fate::kOneKept: keep = i == fate.one; break;
-		case Fate::kTorn:
-			if (random() % 3 == 0) {
-				apply(image, event, fate.sector, 1 + random() % 3, random);
-				return;
-			}
-			keep = lucky;
-			break;
-		case Fate::kModes: break;
-		}
-		if (keep)
-			apply(image, event, 0, 0, random);
-	}
-	// tear 0: all of it; 1: its first sectors, 2: its last, 3: any.
-	static void apply(Image *image, const DiskEvent &event, uint64_t sector, uint64_t tear,
-			  std::mt19937_64 &random)
-	{
-		std::vector<uint8_t> &bytes = (*image)[event.file];
-
-		if (event.kind == DiskEvent::kResize) {
-			bytes.resize(event.len);
-			return;
-		}
-		// Where the length was lost, so are the bytes behind it.
-		const uint64_t size = bytes.size();
-		const uint64_t end = std::min(event.off + event.len, size);
-		if (event.off >= end)
-			return;
-		if (tear == 0)
-			sector = event.len;
-		const uint64_t n = (event.len + sector - 1) / sector;
-		const uint64_t edge = random() % (n + 1);
-
-		for (uint64_t s = 0; s < n; s++) {
-			const uint64_t from = event.off + s * sector;
-			const bool keep = tear == 0 || (tear == 1 && s < edge) ||
-					  (tear == 2 && s >= edge) ||
-					  (tear == 3 && random() % 2 == 0);
-
-			if (!keep || from >= end)
-				continue;
-			const uint64_t len = std::min(sector, end - from);
-			if (event.kind == DiskEvent::kZero)
-				memset(&bytes[from], 0, len);
-			else
-				memcpy(&bytes[from], &event.data[from - event.off], len);
-		}
-	}
-
 	// ---- the log ----
 
 	// The index of a new event, or SIZE_MAX where none is kept.
@@ -302,12 +165,12 @@ class DiskModel
 		if (!logs || at == open_.end())
 			return SIZE_MAX;
 		DiskEvent event = {kind, at->second.name,    off,       len,
-				   {},   at->second.through, ++moment_, kNever};
+				   {},   at->second.through, ++moment_, DiskLog::kNever};
 		if (kind == DiskEvent::kWrite)
 			event.data.assign(static_cast<const uint8_t *>(data),
 					  static_cast<const uint8_t *>(data) + len);
-		log_.push_back(std::move(event));
-		return log_.size() - 1;
+		log_.events.push_back(std::move(event));
+		return log_.events.size() - 1;
 	}
 	// `moved`: so many bytes of it were written.
 	void end(size_t event, uint64_t moved)
@@ -316,35 +179,25 @@ class DiskModel
 
 		if (event == SIZE_MAX)
 			return;
-		log_[event].len = std::min(log_[event].len, moved);
-		log_[event].end = ++moment_;
+		log_.events[event].len = std::min(log_.events[event].len, moved);
+		log_.events[event].end = ++moment_;
 	}
 	void failed(size_t event)
 	{
 		std::lock_guard<std::mutex> guard(lock_);
 
 		if (event != SIZE_MAX)
-			log_[event].begin = kNever;
+			log_.events[event].begin = DiskLog::kNever;
 	}
 
 	bool flush_fails()
 	{
 		std::lock_guard<std::mutex> guard(lock_);
-		std::map<std::string, uint64_t> flushed;
 
 		if (fail_flush_ == 0 || --fail_flush_ > 0)
 			return false;
 		failed_flushes_++;
-		for (const DiskEvent &event : log_) {
-			if (event.kind == DiskEvent::kFlush)
-				flushed[event.file] = std::max(flushed[event.file],
-							       event.begin);
-		}
-		for (DiskEvent &event : log_) {
-			if (event.kind != DiskEvent::kFlush && !event.through &&
-			    event.end > flushed[event.file])
-				event.end = kNever;
-		}
+		log_.forget();
 		return true;
 	}
 
@@ -610,7 +463,7 @@ class DiskModel
 	const Image base_;
 	std::map<std::string, int> files_;
 	std::map<int, Opened> open_;
-	std::vector<DiskEvent> log_;
+	DiskLog log_;
 	std::map<std::pair<const void *, off_t>, std::pair<size_t, bool>> on_ring_;
 	uint64_t moment_ = 0, changes_ = 0, flushes_ = 0, die_at_ = 0;
 	uint64_t fail_flush_ = 0, failed_flushes_ = 0;

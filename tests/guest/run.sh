@@ -92,7 +92,7 @@ kernel_find
 initramfs "$@"
 timeout "$limit" qemu-system-x86_64 -accel "$accel" -m 1024 -smp 2 -display none \
 	-serial stdio -no-reboot -kernel "$kernel"/boot/vmlinuz-* -initrd "$dir/initramfs.gz" \
-	-append "console=ttyS0 quiet panic=-1 no_timer_check" </dev/null | tr -d '\r' | tee "$dir/log"
+	-append "console=ttyS0 quiet panic=-1 no_timer_check" </dev/null | sed -u 's|\r$||' | tee "$dir/log"
 grep -q '^guest: exit 0$' "$dir/log" && { echo "guest: PASSED"; exit 0; }
 echo "guest: FAILED: see $dir/log; its seed repeats it, as KVHOIST_SEED=N"
 exit 1
