@@ -81,6 +81,9 @@ bool kvh_adapter_deleting(const struct kvh_adapter *adapter);
 /* WAITING or INFLIGHT. */
 uint64_t kvh_adapter_busy(const struct kvh_adapter *adapter);
 
+/* Whether it is worth reading from. */
+bool kvh_adapter_usable(const struct kvh_adapter *adapter);
+
 const struct kvh_l2_caps *kvh_adapter_caps(const struct kvh_adapter *adapter);
 const char *kvh_adapter_name(const struct kvh_adapter *adapter);
 /* Sets found[i] to 1 where the local index has the key, else leaves it. */
@@ -91,6 +94,8 @@ void kvh_adapter_peek(const struct kvh_adapter *adapter, const struct kvh_key *k
 struct kvh_adapter_counters {
 	kvh_counter puts, put_bytes, put_failed, put_retried, put_dropped;
 	kvh_counter gets, get_bytes, get_missed, get_failed, get_corrupt;
+	kvh_counter hits;   /* entries that a read served, shared ones too */
+	kvh_counter hedged; /* reads that took too long, and were asked elsewhere */
 	kvh_counter probes, deletes, delete_failed;
 	kvh_counter timeouts;
 	kvh_counter unregistered;

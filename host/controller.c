@@ -174,8 +174,11 @@ static int open_adapters(struct kvh_controller *c)
 				strerror(-opening[i].err));
 		err = err != 0 ? err : opening[i].err;
 	}
-	for (uint32_t a = 0; a < c->n_adapters && err == 0; a++)
+	for (uint32_t a = 0; a < c->n_adapters && err == 0; a++) {
+		kvh_source_open(&c->prefetcher.sources, a,
+				kvh_adapter_caps(c->adapters[a])->max_inflight);
 		err = kvh_adapter_watch(c->adapters[a], c->loop);
+	}
 	return err;
 }
 
@@ -230,6 +233,9 @@ int kvh_controller_open(const struct kvh_controller_opts *opts,
 	err = kvh_workers_open(opts->workers, &c->workers);
 	if (err != 0)
 		goto err_listener;
+	err = kvh_prefetcher_open(c);
+	if (err != 0)
+		goto err_workers;
 	err = open_adapters(c);
 	if (err == 0)
 		err = kvh_loop_start(c->loop);
@@ -240,6 +246,8 @@ int kvh_controller_open(const struct kvh_controller_opts *opts,
 
 err_adapters:
 	close_adapters(c);
+	kvh_prefetcher_close(c);
+err_workers:
 	kvh_workers_close(c->workers);
 err_listener:
 	kvh_listener_close(&c->listener);
@@ -301,8 +309,9 @@ int kvh_controller_close(struct kvh_controller *c, uint64_t deadline_ns)
 	kvh_store_listen(c);
 	if (err != 0) {
 		kvh_store_quarantine(c);
-		kvh_fetch_quarantine(c);
+		kvh_read_quarantine(c);
 	}
+	kvh_prefetcher_close(c);
 	kvh_listener_close(&c->listener);
 	kvh_loop_close(c->loop);
 	if (err == 0)

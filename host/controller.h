@@ -18,10 +18,13 @@
 #include "host/loop.h"
 #include "host/metrics.h"
 #include "host/policy.h"
+#include "host/prefix.h"
+#include "host/source.h"
 #include "host/space.h"
 #include "l2/l2.h"
 
 #include <stdbool.h>
+#include <sys/queue.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -32,7 +35,8 @@ extern "C" {
 struct kvh_adapter;
 struct kvh_controller;
 struct delete_batch;
-struct probe_batch;
+struct kvh_probing;
+struct kvh_wait;
 
 struct kvh_controller_opts {
 	struct kvh_l1 *l1;
@@ -47,6 +51,12 @@ struct kvh_controller_opts {
 	uint32_t retries;               /* of a PUT */
 	uint64_t queue_bytes;           /* waiting for one adapter, or out with it */
 	uint64_t high_bytes, low_bytes; /* watermarks */
+	enum kvh_read_plan plan;
+	uint64_t read_bytes; /* being read from one adapter at once; one frame always may */
+	/* A read that takes longer is asked of another adapter; 0: as measured, UINT64_MAX:
+	 * never. */
+	uint64_t hedge_ns;
+	uint32_t speculate; /* chunks read ahead of what was asked for; 0: none */
 };
 
 /* Opens the adapters, each on a helper thread, and starts the thread. */
@@ -85,27 +95,35 @@ struct kvh_prefetch {
 	kvh_lease_t *leases;  /* [KVH_ENTRIES], KVH_NONE; written before ended */
 	uint64_t deadline_ns; /* absolute; UINT64_MAX: none */
 	bool want_found;
+	bool temporary; /* what is read for it alone leaves L1 with its last lease */
+	bool warm;      /* leases nothing in the end; client: kvh_prefetch_warm_client */
 	/* Controller's thread; ended once, and then it touches the struct no more. */
 	void (*found)(struct kvh_prefetch *p, uint32_t usable);
 	void (*ended)(struct kvh_prefetch *p, int status, uint32_t usable, uint32_t n_ok);
 
-	/* the controller's own; entry and hits are the caller's zeroed memory */
-	uint8_t *entry; /* [KVH_ENTRIES] enum kvh_entry_state */
-	uint32_t *hits; /* [KVH_ENTRIES] adapters that may have it, a bit each, and
-			 * KVH_HITS_READ */
+	/* the controller's own, zeroed: prefetch.h */
+	uint8_t *entry; /* [KVH_ENTRIES] enum kvh_entry_state; the caller's memory, zeroed */
+	uint32_t *hits; /* [KVH_ENTRIES] KVH_HITS_*; the same */
 	struct kvh_controller *controller;
 	struct kvh_loop_work start;
-	uint32_t probing;           /* PROBEs out */
-	uint32_t reading, waiting;  /* entries */
-	struct probe_batch *probes; /* where they are out */
-	bool found_sent, no_memory, dirty;
-	struct kvh_prefetch *prev, *next;
+	uint8_t phase, place;
+	uint32_t usable;      /* chunks: nothing beyond is asked for; it only falls */
+	uint32_t missing;     /* entries that those need and that are not leased */
+	struct kvh_walk walk; /* of the phase */
+	uint32_t askable;     /* adapters that have no index, a bit each */
+	struct kvh_probing *probing;
+	uint64_t probe_until_ns;
+	LIST_HEAD(, kvh_wait) waits;
+	bool found_sent, no_memory, expired, shrunk;
+	TAILQ_ENTRY(kvh_prefetch) all, turn;
 };
 
 /* Leases at once, on the caller's thread, where L1 has all that the whole prefix
  * needs: true, and *n_ok_p leases were taken; else false, and none were. */
 bool kvh_prefetch_from_l1(struct kvh_controller *c, struct kvh_prefetch *p, uint32_t *n_ok_p);
 void kvh_controller_prefetch(struct kvh_controller *c, struct kvh_prefetch *p);
+/* Holds the leases of warm-ups while they run. */
+uint32_t kvh_prefetch_warm_client(const struct kvh_controller *c);
 /* On the controller's thread (kvh_controller_post), of one that has not ended. */
 void kvh_prefetch_cancel(struct kvh_prefetch *p);
 

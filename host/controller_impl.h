@@ -8,6 +8,7 @@
 
 #include "host/adapter.h"
 #include "host/controller.h"
+#include "host/prefetch.h"
 #include "host/work.h"
 
 #include <pthread.h>
@@ -34,10 +35,9 @@ struct kvh_controller {
 	bool put_failing[KVH_ADAPTERS_MAX]; /* its last PUT failed: said once */
 	uint64_t next_retry_ns;             /* the earliest backoff, UINT64_MAX: none */
 
-	struct kvh_prefetch *prefetches; /* prefetch.c: not ended */
-	struct kvh_fetch *fetches;       /* fetch.c: reads that are out, detached ones too */
-	bool dirty;                      /* a prefetch has something to look at */
-	struct delete_batch *deletes;    /* erase.c: of which a DELETE is out */
+	struct kvh_prefetcher prefetcher;
+	bool dirty;                   /* a prefetch has something to look at */
+	struct delete_batch *deletes; /* erase.c: of which a DELETE is out */
 
 	struct kvh_loop_work evict; /* any thread posts it, once at a time */
 	bool evict_posted;          /* atomic */
@@ -64,37 +64,9 @@ void kvh_store_settle(struct kvh_controller *c);
 uint64_t kvh_prefetch_tick(struct kvh_controller *c, uint64_t now_ns);
 void kvh_prefetch_stop(struct kvh_controller *c);
 
-/* ---- between prefetch.c and fetch.c ------------------------------------ */
-
-/* Of kvh_prefetch.entry; prefetch.c draws it. */
-enum kvh_entry_state {
-	KVH_ENTRY_ABSENT,
-	KVH_ENTRY_IN_L1,
-	KVH_ENTRY_FILLING,
-	KVH_ENTRY_IN_L2,
-	KVH_ENTRY_READING,
-	KVH_ENTRY_LEASED,
-};
-#define KVH_HITS_READ (UINT32_C(1) << 31) /* of kvh_prefetch.hits, LEASED only */
-
-void kvh_prefetch_key(const struct kvh_prefetch *p, uint32_t entry, struct kvh_key *key);
-/* READING -> LEASED; leases[entry] was written. */
-void kvh_prefetch_entry_read(struct kvh_prefetch *p, uint32_t entry);
-/* READING -> IN_L2 while another adapter may have it, else ABSENT. */
-void kvh_prefetch_entry_lost(struct kvh_prefetch *p, uint32_t entry);
-
-/* IN_L2 -> READING, or what the index of L1 says instead, or ABSENT. */
-void kvh_fetch_start(struct kvh_prefetch *p, uint32_t entry);
-/* The reads of p go on for L1 alone, or are cancelled. */
-void kvh_fetch_detach(struct kvh_prefetch *p, bool cancel);
-void kvh_fetch_stop(struct kvh_controller *c);
-void kvh_fetch_quarantine(struct kvh_controller *c); /* after a close that timed out */
-
 /* ---- between erase.c and the others ------------------------------------ */
 
 /* Whether a DELETE of the key has not been answered: it is not to be read. */
 bool kvh_erase_pending(const struct kvh_controller *c, const struct kvh_key *key);
-/* What is being read of these keys is not to be published. */
-void kvh_fetch_erase(struct kvh_controller *c, const struct kvh_key *keys, uint32_t n);
 
 #endif

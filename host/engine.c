@@ -192,6 +192,7 @@ static int open_controller(struct kvh_engine *engine, const struct kvh_engine_op
 		.deadline_ns = o->l2_deadline_ns,
 		.retries = o->l2_retries,
 		.queue_bytes = o->l2_queue_bytes,
+		.read_bytes = o->l1_bytes / 8,
 	};
 
 	kvh_arena_stats(engine->arena, &stats);

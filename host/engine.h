@@ -50,6 +50,9 @@ static inline uint64_t kvh_next_sequence(struct kvh_engine *engine)
 
 /* 0; -EPERM in a child of fork; -ESHUTDOWN while it closes. */
 int kvh_engine_alive(const struct kvh_engine *engine);
+/* The space of a prefix that was checked. -ENOENT, -EINVAL, or as kvh_engine_alive. */
+int kvh_find_space(struct kvh_queue *queue, const struct kvh_prefix *prefix,
+		   const struct kvh_space **space_p);
 /* 0, or -EINVAL with a log line: a struct of a size that this library does not
  * know. Before anything else of it is read. */
 int kvh_check_size(const char *what, size_t size, size_t known);

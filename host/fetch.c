@@ -1,307 +1,433 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * fetch.c - one read from L2 into an L1 frame: reserve, GET, verify, publish,
- * lease. The controller's thread, but for the check of a frame (a worker).
+ * fetch.c - a chunk that prefetches wait for, on its way into L1: read once,
+ * whoever and however many want it. The controller's thread.
  *
- *   start --> GET --0--> checked --sound--> published, leased for its prefetch
- *              |            |
- *              | error      `--not what was stored--> aborted, deleted there
- *              |--------------------------------> aborted
- *              `--past its deadline--> LATE --comes back--> aborted
+ *   want --reserved--> READING --arrived--> published, leased for all who wait
+ *     |                 |  ^  `--the last adapter failed--> lost for all who wait
+ *     |                 `--'  failed, or too slow: the next adapter
+ *     `--another fills it--> WATCHED --settled--> each looks at L1 again
  *
- * A fetch outlives its prefetch: detached, its frame goes to L1 all the same.
- * What was erased since the fetch began is not published, nor read anew.
+ * Who leaves takes nothing from the others: a read is given up when the last of
+ * those who wait was cancelled, and goes on for L1 when it only ran out of time.
+ * A chunk that is erased leaves at once, and what is read of it is nobody's.
  */
+#include "host/clock.h"
 #include "host/controller_impl.h"
-#include "host/frame.h"
-#include "host/log.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct kvh_fetch {
-	struct kvh_l2_task task;
-	struct kvh_controller *c;
-	struct kvh_prefetch *p; /* NULL: detached */
-	uint32_t entry;
-	uint32_t adapter;
-	kvh_frame frame;
-	bool erased;
-	uint8_t digest[32];
-	struct kvh_work check;
-	struct kvh_loop_work checked;
-	const char *wrong; /* NULL: verified */
-	struct kvh_fetch *prev, *next;
-};
+/* ---- the table ----------------------------------------------------------- */
 
-static void fetch_free(struct kvh_fetch *f)
+static struct kvh_fetch **bucket_of(struct kvh_controller *c, const struct kvh_key *key)
 {
-	if (f->prev != NULL)
-		f->prev->next = f->next;
-	else
-		f->c->fetches = f->next;
-	if (f->next != NULL)
-		f->next->prev = f->prev;
-	free(f);
+	uint64_t h;
+
+	memcpy(&h, key->hash.bytes, sizeof(h));
+	h = (h ^ key->space ^ ((uint64_t)key->rank << 20) ^ key->group) *
+	    UINT64_C(0x9E3779B97F4A7C15);
+	return &c->prefetcher.fetches[h >> 52];
+}
+_Static_assert(KVH_FETCH_BUCKETS == 1u << 12, "bucket_of takes the top 12 bits");
+
+static struct kvh_fetch *fetch_find(struct kvh_controller *c, const struct kvh_key *key)
+{
+	struct kvh_fetch *f = *bucket_of(c, key);
+
+	while (f != NULL && memcmp(&f->key, key, sizeof(*key)) != 0)
+		f = f->next;
+	return f;
 }
 
-/* It came to nothing, here: the next adapter may do better. */
-static void fetch_lost(struct kvh_fetch *f)
+static struct kvh_fetch *fetch_make(struct kvh_controller *c, const struct kvh_space *space,
+				    const struct kvh_key *key, uint32_t maybe)
 {
-	if (f->p != NULL)
-		kvh_prefetch_entry_lost(f->p, f->entry);
-	f->p = NULL;
-}
-
-/* It came to nothing, and nor would another adapter's. */
-static void fetch_in_vain(struct kvh_fetch *f)
-{
-	kvh_count(&f->c->opts.metrics->prefetch_wasted, 1);
-	if (f->p != NULL)
-		f->p->hits[f->entry] = 0;
-	fetch_lost(f);
-}
-
-/* ---- what failed verification is deleted where it was read ------------- */
-
-static void discard_ended(struct kvh_l2_task *task, int status, bool buffer_free)
-{
-	(void)status;
-	if (buffer_free)
-		free(task);
-}
-
-static void discard_returned(struct kvh_l2_task *task)
-{
-	free(task);
-}
-
-static void discard(struct kvh_controller *c, uint32_t adapter, const struct kvh_key *key)
-{
-	struct kvh_l2_task *task;
-
-	if (c->stopping)
-		return;
-	task = calloc(1, sizeof(*task));
-	if (task == NULL)
-		return; /* it will fail to verify again */
-	task->req.op = KVH_L2_DELETE;
-	task->req.key = *key;
-	task->ended = discard_ended;
-	task->returned = discard_returned;
-	kvh_count(&kvh_adapter_counters(c->adapters[adapter])->deletes, 1);
-	kvh_adapter_submit(c->adapters[adapter], task);
-}
-
-/* ---- the read's end ---------------------------------------------------- */
-
-/* A verified frame, published: leased for the prefetch that waits for it. */
-static void fetch_done(struct kvh_fetch *f)
-{
-	struct kvh_controller *c = f->c;
-	struct kvh_prefetch *p = f->p;
-	struct kvh_l1 *l1 = c->opts.l1;
-
-	if (f->erased) {
-		kvh_l1_abort(l1, f->frame);
-		fetch_in_vain(f);
-		return;
-	}
-	if (kvh_l1_publish(l1, f->frame, 1) != 0) { /* erased in L1 meanwhile */
-		fetch_in_vain(f);
-		return;
-	}
-	if (p == NULL) {
-		kvh_count(&c->opts.metrics->prefetch_wasted, 1);
-	} else if (kvh_l1_lease_held(l1, p->client, f->frame, &p->leases[f->entry]) == 0) {
-		kvh_prefetch_entry_read(p, f->entry);
-	} else {
-		p->no_memory = true;
-		fetch_in_vain(f);
-	}
-	if (!c->opts.policy->retain_prefetched)
-		kvh_l1_doom(l1, f->frame);
-	kvh_l1_unhold(l1, f->frame);
-}
-
-static void fetch_checked(struct kvh_loop_work *work)
-{
-	struct kvh_fetch *f = (struct kvh_fetch *)((char *)work -
-						   offsetof(struct kvh_fetch, checked));
-	struct kvh_controller *c = f->c;
-	struct kvh_adapter *adapter = c->adapters[f->adapter];
-
-	if (f->wrong == NULL) {
-		kvh_count(&kvh_adapter_counters(adapter)->gets, 1);
-		kvh_count(&kvh_adapter_counters(adapter)->get_bytes, f->task.req.len);
-		fetch_done(f);
-	} else {
-		kvh_warn("%s: a frame of %llu bytes is not what was stored (%s); deleted",
-			 kvh_adapter_name(adapter), (unsigned long long)f->task.req.len,
-			 f->wrong);
-		kvh_count(&c->opts.metrics->corrupt, 1);
-		kvh_count(&kvh_adapter_counters(adapter)->get_corrupt, 1);
-		kvh_l1_abort(c->opts.l1, f->frame);
-		discard(c, f->adapter, &f->task.req.key);
-		fetch_lost(f);
-	}
-	fetch_free(f);
-}
-
-/* Worker. */
-static void fetch_check(struct kvh_work *work)
-{
-	struct kvh_fetch *f = (struct kvh_fetch *)((char *)work -
-						   offsetof(struct kvh_fetch, check));
-
-	if (kvh_frame_verify(f->task.req.buf, f->task.req.len, &f->task.req.key, f->digest,
-			     &f->wrong) == 0)
-		f->wrong = NULL;
-	kvh_loop_post(f->c->loop, &f->checked);
-}
-
-static void fetch_ended(struct kvh_l2_task *task, int status, bool buffer_free)
-{
-	struct kvh_fetch *f = (struct kvh_fetch *)task;
-	struct kvh_controller *c = f->c;
-	struct kvh_adapter_counters *n = kvh_adapter_counters(c->adapters[f->adapter]);
-
-	if (status == 0) {
-		assert(buffer_free);
-		kvh_workers_post(c->workers, &f->check);
-		return;
-	}
-	if (status == -ENOENT)
-		kvh_count(&n->get_missed, 1);
-	else if (status != -ECANCELED)
-		kvh_count(&n->get_failed, 1);
-	fetch_lost(f);
-	if (buffer_free) {
-		kvh_l1_abort(c->opts.l1, f->frame);
-		fetch_free(f);
-	} else if (!f->erased) {
-		/* The transfer may still write to the frame: out of the index, so that
-		 * another can fill the key; freed when it comes back. An erased one is
-		 * out, and the key may be another's by now. */
-		(void)kvh_l1_erase(c->opts.l1, &f->task.req.key);
-	}
-}
-
-static void fetch_returned(struct kvh_l2_task *task)
-{
-	struct kvh_fetch *f = (struct kvh_fetch *)task;
-
-	kvh_l1_abort(f->c->opts.l1, f->frame);
-	fetch_free(f);
-}
-
-/* ---- the read's start -------------------------------------------------- */
-
-/* From the first adapter that may have it, which is not asked again. */
-static struct kvh_fetch *fetch_make(struct kvh_prefetch *p, uint32_t entry, kvh_frame frame,
-				    const struct kvh_key *key)
-{
-	struct kvh_controller *c = p->controller;
+	struct kvh_fetch **bucket = bucket_of(c, key);
 	struct kvh_fetch *f = calloc(1, sizeof(*f));
 
 	if (f == NULL)
 		return NULL;
-	assert((p->hits[entry] & ~KVH_HITS_READ) != 0);
+	f->key = *key;
 	f->c = c;
-	f->p = p;
-	f->entry = entry;
-	f->frame = frame;
-	f->adapter = (uint32_t)__builtin_ctz(p->hits[entry]);
-	p->hits[entry] &= p->hits[entry] - 1;
-	memcpy(f->digest, p->space->digest, sizeof(f->digest));
-	f->check.run = fetch_check;
-	f->checked.run = fetch_checked;
-	f->task.req.op = KVH_L2_GET;
-	f->task.req.key = *key;
-	f->task.req.buf = kvh_l1_data(c->opts.l1, frame);
-	f->task.req.len = kvh_l1_frame_bytes(c->opts.l1, frame);
-	f->task.ended = fetch_ended;
-	f->task.returned = fetch_returned;
-	f->next = c->fetches;
-	if (f->next != NULL)
-		f->next->prev = f;
-	c->fetches = f;
+	f->space = space;
+	f->maybe = maybe;
+	LIST_INIT(&f->waits);
+	f->next = *bucket;
+	*bucket = f;
 	return f;
 }
 
-void kvh_fetch_start(struct kvh_prefetch *p, uint32_t entry)
+static void fetch_free(struct kvh_fetch *f)
 {
-	struct kvh_controller *c = p->controller;
-	struct kvh_l1_reserve item = {0};
+	struct kvh_fetch **link = bucket_of(f->c, &f->key);
+
+	assert(LIST_EMPTY(&f->waits));
+	while (*link != f)
+		link = &(*link)->next;
+	*link = f->next;
+	free(f);
+}
+
+/* ---- who waits ------------------------------------------------------------ */
+
+static int wait_add(struct kvh_fetch *f, struct kvh_prefetch *p, uint32_t entry)
+{
+	struct kvh_wait *wait = malloc(sizeof(*wait));
+
+	if (wait == NULL)
+		return -ENOMEM;
+	*wait = (struct kvh_wait){.fetch = f, .p = p, .entry = entry};
+	LIST_INSERT_HEAD(&f->waits, wait, of_fetch);
+	LIST_INSERT_HEAD(&p->waits, wait, of_prefetch);
+	f->retain |= !p->temporary && f->c->opts.policy->retain_prefetched;
+	p->entry[entry] = KVH_ENTRY_WAITING;
+	return 0;
+}
+
+static void wait_free(struct kvh_wait *wait)
+{
+	LIST_REMOVE(wait, of_fetch);
+	LIST_REMOVE(wait, of_prefetch);
+	free(wait);
+}
+
+/* Takes the first who waits out; NULL: nobody does. */
+static struct kvh_prefetch *wait_pop(struct kvh_fetch *f, uint32_t *entry_p)
+{
+	struct kvh_wait *wait = LIST_FIRST(&f->waits);
+	struct kvh_prefetch *p;
+
+	if (wait == NULL)
+		return NULL;
+	p = wait->p;
+	*entry_p = wait->entry;
+	wait_free(wait);
+	return p;
+}
+
+/* It cannot be had: from any adapter, not only those that were asked. */
+static void fetch_lost(struct kvh_fetch *f)
+{
+	struct kvh_prefetch *p;
+	uint32_t entry;
+
+	while ((p = wait_pop(f, &entry)) != NULL)
+		kvh_prefetch_entry_lost(p, entry);
+	fetch_free(f);
+}
+
+static enum kvh_want no_memory(struct kvh_prefetch *p)
+{
+	p->no_memory = true;
+	return KVH_WANT_LOST;
+}
+
+static enum kvh_want join(struct kvh_fetch *f, struct kvh_prefetch *p, uint32_t entry)
+{
+	struct kvh_metrics *m = f->c->opts.metrics;
+
+	if (wait_add(f, p, entry) != 0)
+		return no_memory(p);
+	f->maybe |= p->hits[entry] & KVH_HITS_MAYBE;
+	if (f->read != NULL)
+		kvh_count(&m->reads_shared, 1);
+	if (f->speculative)
+		kvh_count(&m->speculation_hits, 1);
+	f->speculative = false;
+	return KVH_WANT_WAITS;
+}
+
+/* ---- beginning ------------------------------------------------------------ */
+
+static enum kvh_want watch(struct kvh_prefetch *p, uint32_t entry, const struct kvh_key *key)
+{
 	struct kvh_fetch *f;
 
-	kvh_prefetch_key(p, entry, &item.key);
-	if (kvh_erase_pending(c, &item.key)) {
-		p->entry[entry] = KVH_ENTRY_ABSENT;
-		return;
+	switch (kvh_l1_watch(p->controller->opts.l1, key)) {
+	case 0: break;
+	case -EEXIST: return KVH_WANT_IN_L1;
+	default: /* nobody fills it any more: who has it? */
+		kvh_prefetch_entry_gone(p, entry);
+		return p->entry[entry] == KVH_ENTRY_WANTED ? KVH_WANT_AGAIN : KVH_WANT_LOST;
 	}
-	item.payload_bytes = p->space->groups[item.key.group].payload_bytes;
+	f = fetch_make(p->controller, p->space, key, 0);
+	if (f == NULL)
+		return no_memory(p);
+	if (wait_add(f, p, entry) == 0)
+		return KVH_WANT_WAITS;
+	fetch_free(f);
+	return no_memory(p);
+}
+
+/* 0, -EEXIST, -EINPROGRESS, -ENOMEM, -EINVAL: as L1 says. */
+static int reserve(struct kvh_controller *c, const struct kvh_space *space,
+		   const struct kvh_key *key, kvh_frame *frame_p)
+{
+	struct kvh_l1_reserve item = {.key = *key};
+
+	item.payload_bytes = space->groups[key->group].payload_bytes;
 	(void)kvh_l1_reserve(c->opts.l1, &item, 1);
-	if (item.status == -EEXIST || item.status == -EINPROGRESS) {
-		p->entry[entry] = item.status == -EEXIST ? KVH_ENTRY_IN_L1 : KVH_ENTRY_FILLING;
-		return;
+	*frame_p = item.frame;
+	return item.status;
+}
+
+static uint32_t usable(const struct kvh_controller *c, uint32_t adapters)
+{
+	for (uint32_t rest = adapters; rest != 0; rest &= rest - 1)
+		if (!kvh_adapter_usable(c->adapters[__builtin_ctz(rest)]))
+			adapters &= ~(rest & -rest);
+	return adapters;
+}
+
+/* A fetch with a read into `frame`; NULL: no memory, and the frame is as it was. */
+static struct kvh_fetch *fetch_read(struct kvh_controller *c, const struct kvh_space *space,
+				    const struct kvh_key *key, uint32_t maybe, uint32_t adapter,
+				    kvh_frame frame, bool guess)
+{
+	struct kvh_fetch *f = fetch_make(c, space, key, maybe);
+
+	if (f == NULL)
+		return NULL;
+	f->asked = UINT32_C(1) << adapter;
+	f->speculative = f->retain = guess;
+	if (kvh_read_start(f, adapter, frame) == 0)
+		return f;
+	fetch_free(f);
+	return NULL;
+}
+
+static enum kvh_want begin(struct kvh_prefetch *p, uint32_t entry, const struct kvh_key *key,
+			   uint32_t adapter)
+{
+	struct kvh_controller *c = p->controller;
+	uint32_t maybe = p->hits[entry] & KVH_HITS_MAYBE;
+	struct kvh_fetch *f;
+	kvh_frame frame;
+
+	switch (reserve(c, p->space, key, &frame)) {
+	case 0: break;
+	case -EEXIST: return KVH_WANT_IN_L1;
+	case -EINPROGRESS: return watch(p, entry, key);
+	default: return no_memory(p);
 	}
-	f = item.status == 0 ? fetch_make(p, entry, item.frame, &item.key) : NULL;
+	f = fetch_read(c, p->space, key, maybe, adapter, frame, false);
 	if (f == NULL) {
-		if (item.status == 0)
-			kvh_l1_abort(c->opts.l1, item.frame);
-		p->no_memory = true;
-		p->entry[entry] = KVH_ENTRY_ABSENT;
+		kvh_l1_abort(c->opts.l1, frame);
+		return no_memory(p);
+	}
+	if (wait_add(f, p, entry) == 0)
+		return KVH_WANT_WAITS;
+	return no_memory(p); /* the read goes on, for L1 */
+}
+
+enum kvh_want kvh_fetch_want(struct kvh_prefetch *p, uint32_t entry, const struct kvh_key *key)
+{
+	struct kvh_controller *c = p->controller;
+	struct kvh_fetch *f = fetch_find(c, key);
+	uint64_t bytes = p->space->groups[key->group].payload_bytes;
+	uint32_t maybe = usable(c, p->hits[entry] & KVH_HITS_MAYBE);
+	uint32_t adapter;
+
+	if (f != NULL)
+		return join(f, p, entry);
+	if (kvh_erase_pending(c, key))
+		return KVH_WANT_LOST;
+	if (maybe == 0)
+		return watch(p, entry, key);
+	adapter = kvh_source_choose(&c->prefetcher.sources, maybe, bytes);
+	if (!kvh_source_room(&c->prefetcher.sources, adapter, bytes))
+		return KVH_WANT_BLOCKED;
+	return begin(p, entry, key, adapter);
+}
+
+bool kvh_fetch_speculate(struct kvh_controller *c, const struct kvh_space *space,
+			 const struct kvh_key *key, uint32_t adapters)
+{
+	uint64_t bytes = space->groups[key->group].payload_bytes;
+	uint32_t adapter = kvh_source_choose(&c->prefetcher.sources, adapters, bytes);
+	kvh_frame frame;
+
+	if (fetch_find(c, key) != NULL || kvh_erase_pending(c, key) ||
+	    !kvh_source_room(&c->prefetcher.sources, adapter, bytes) ||
+	    reserve(c, space, key, &frame) != 0)
+		return false;
+	if (fetch_read(c, space, key, adapters, adapter, frame, true) != NULL)
+		return true;
+	kvh_l1_abort(c->opts.l1, frame);
+	return false;
+}
+
+/* ---- the end of a read ----------------------------------------------------- */
+
+static void lease_all(struct kvh_fetch *f, kvh_frame frame, uint32_t adapter)
+{
+	struct kvh_adapter_counters *n = kvh_adapter_counters(f->c->adapters[adapter]);
+	struct kvh_prefetch *p;
+	uint32_t entry;
+
+	while ((p = wait_pop(f, &entry)) != NULL) {
+		if (kvh_l1_lease_held(f->c->opts.l1, p->client, frame, &p->leases[entry]) !=
+		    0) {
+			p->no_memory = true;
+			kvh_prefetch_entry_lost(p, entry);
+			continue;
+		}
+		kvh_count(&n->hits, 1);
+		kvh_prefetch_entry_read(p, entry, adapter);
+	}
+}
+
+void kvh_fetch_arrived(struct kvh_fetch *f, kvh_frame frame, uint32_t adapter)
+{
+	struct kvh_controller *c = f->c;
+	struct kvh_l1 *l1 = c->opts.l1;
+
+	f->read = NULL;
+	if (kvh_l1_publish(l1, frame, 1) != 0) { /* erased in L1 meanwhile */
+		kvh_count(&c->opts.metrics->prefetch_wasted, 1);
+		fetch_lost(f);
 		return;
 	}
-	p->entry[entry] = KVH_ENTRY_READING;
-	kvh_adapter_submit(c->adapters[f->adapter], &f->task);
+	if (LIST_EMPTY(&f->waits) && !f->speculative)
+		kvh_count(&c->opts.metrics->prefetch_wasted, 1);
+	lease_all(f, frame, adapter);
+	if (!f->retain)
+		kvh_l1_doom(l1, frame);
+	kvh_l1_unhold(l1, frame);
+	fetch_free(f);
 }
 
-/* ---- all of them ------------------------------------------------------- */
-
-static void fetch_cancel(struct kvh_fetch *f)
+/* The next adapter to ask; false: there is none. */
+static bool next_adapter(struct kvh_fetch *f, uint64_t bytes, uint32_t *adapter_p)
 {
-	if (f->task.state != KVH_TASK_IDLE)
-		kvh_adapter_cancel(f->c->adapters[f->adapter], &f->task);
+	uint32_t maybe = usable(f->c, f->maybe & ~f->asked);
+
+	if (maybe == 0 && f->hedged != 0) {
+		maybe = usable(f->c, f->hedged);
+		f->hedged = 0;
+		f->last = true;
+	}
+	if (maybe == 0 || LIST_EMPTY(&f->waits) || f->c->stopping)
+		return false;
+	*adapter_p = kvh_source_choose(&f->c->prefetcher.sources, maybe, bytes);
+	f->asked |= UINT32_C(1) << *adapter_p;
+	return true;
 }
 
-void kvh_fetch_detach(struct kvh_prefetch *p, bool cancel)
+void kvh_fetch_failed(struct kvh_fetch *f, kvh_frame frame)
 {
-	struct kvh_fetch *f, *next;
+	struct kvh_l1 *l1 = f->c->opts.l1;
+	uint64_t bytes = f->space->groups[f->key.group].payload_bytes;
+	uint32_t adapter;
+	bool more = next_adapter(f, bytes, &adapter);
 
-	for (f = p->controller->fetches; f != NULL; f = next) {
-		next = f->next;
-		if (f->p != p)
-			continue;
-		f->p = NULL;
-		if (cancel)
-			fetch_cancel(f); /* may free it */
+	f->read = NULL;
+	/* The key may be another's by now, or erased, if the frame is not ours any
+	 * more: then those who wait look at L1 again. */
+	if (more && frame == 0 && reserve(f->c, f->space, &f->key, &frame) != 0) {
+		kvh_fetch_settled(f->c, &f->key);
+		return;
+	}
+	if (more && kvh_read_start(f, adapter, frame) == 0)
+		return;
+	if (frame != 0)
+		kvh_l1_abort(l1, frame);
+	fetch_lost(f);
+}
+
+bool kvh_fetch_hedge(struct kvh_fetch *f, uint32_t slow)
+{
+	struct kvh_controller *c = f->c;
+	uint64_t bytes = f->space->groups[f->key.group].payload_bytes;
+	struct kvh_read *read = f->read;
+	uint32_t maybe = usable(c, f->maybe & ~f->asked), adapter;
+
+	if (maybe == 0 || f->last || LIST_EMPTY(&f->waits))
+		return false;
+	adapter = kvh_source_choose(&c->prefetcher.sources, maybe, bytes);
+	if (c->prefetcher.sources.at[adapter].overdue > 0)
+		return false; /* no better */
+	kvh_count(&c->opts.metrics->hedges, 1);
+	kvh_count(&kvh_adapter_counters(c->adapters[slow])->hedged, 1);
+	f->hedged |= UINT32_C(1) << slow;
+	f->read = NULL;
+	kvh_read_give_up(read);
+	kvh_fetch_failed(f, 0);
+	return true;
+}
+
+/* ---- leaving ---------------------------------------------------------------- */
+
+/* Nobody is left who waits. */
+static void fetch_left(struct kvh_fetch *f, bool give_up)
+{
+	struct kvh_read *read = f->read;
+
+	if (read != NULL && !(give_up && kvh_read_is_out(read)))
+		return; /* goes on, for L1 */
+	fetch_free(f);
+	if (read != NULL)
+		kvh_read_give_up(read);
+}
+
+void kvh_fetch_detach(struct kvh_prefetch *p, bool give_up)
+{
+	struct kvh_wait *wait;
+
+	while ((wait = LIST_FIRST(&p->waits)) != NULL) {
+		struct kvh_fetch *f = wait->fetch;
+
+		p->entry[wait->entry] = KVH_ENTRY_ABSENT;
+		wait_free(wait);
+		if (LIST_EMPTY(&f->waits))
+			fetch_left(f, give_up);
 	}
 }
 
 void kvh_fetch_erase(struct kvh_controller *c, const struct kvh_key *keys, uint32_t n)
 {
-	for (struct kvh_fetch *f = c->fetches; f != NULL; f = f->next)
-		for (uint32_t i = 0; i < n && !f->erased; i++)
-			f->erased = memcmp(&f->task.req.key, &keys[i], sizeof(keys[i])) == 0;
-}
+	for (uint32_t i = 0; i < n; i++) {
+		struct kvh_fetch *f = fetch_find(c, &keys[i]);
+		struct kvh_read *read = f != NULL ? f->read : NULL;
 
-void kvh_fetch_stop(struct kvh_controller *c)
-{
-	struct kvh_fetch *f, *next;
-
-	for (f = c->fetches; f != NULL; f = next) {
-		next = f->next;
-		fetch_cancel(f);
+		if (read == NULL)
+			continue; /* another's frame: L1 tells of its end */
+		fetch_lost(f);
+		kvh_read_give_up(read);
 	}
 }
 
-void kvh_fetch_quarantine(struct kvh_controller *c)
+/* ---- frames of others -------------------------------------------------------- */
+
+static void fetch_look(struct kvh_fetch *f)
 {
-	for (struct kvh_fetch *f = c->fetches; f != NULL; f = f->next)
-		kvh_l1_quarantine(c->opts.l1, f->frame); /* f is leaked: its request is out */
-	c->fetches = NULL;
+	struct kvh_prefetch *p;
+	uint32_t entry;
+
+	while ((p = wait_pop(f, &entry)) != NULL)
+		kvh_prefetch_entry_look(p, entry);
+	fetch_free(f);
+}
+
+void kvh_fetch_settled(struct kvh_controller *c, const struct kvh_key *key)
+{
+	struct kvh_fetch *f = fetch_find(c, key);
+
+	if (f != NULL && f->read == NULL)
+		fetch_look(f);
+}
+
+void kvh_fetch_settled_any(struct kvh_controller *c)
+{
+	struct kvh_fetch *f, *next;
+
+	for (uint32_t b = 0; b < KVH_FETCH_BUCKETS; b++)
+		for (f = c->prefetcher.fetches[b]; f != NULL; f = next) {
+			next = f->next;
+			if (f->read == NULL)
+				fetch_look(f);
+		}
 }

@@ -19,6 +19,9 @@ struct kvh_metrics {
 	kvh_counter store_exists, store_no_memory, store_failed;
 	kvh_counter hits_l1, hits_l2, misses;
 	kvh_counter prefetch_wasted;
+	kvh_counter reads_shared; /* entries that waited for a read begun for another */
+	kvh_counter hedges;       /* reads given up for another adapter's */
+	kvh_counter speculation_begun, speculation_hits, speculation_wasted;
 	kvh_counter erased;
 	kvh_counter corrupt;
 	kvh_counter device_errors;

@@ -64,6 +64,38 @@ bool kvh_prefix_needs(const struct kvh_space *space, uint32_t usable, uint32_t c
 	return true;
 }
 
+/* To the next (chunk, group) that is walked, from the walk's own on. */
+static bool walk_settle(const struct kvh_prefix *prefix, const struct kvh_space *space,
+			uint32_t usable, struct kvh_walk *walk)
+{
+	uint32_t end = usable < prefix->n_chunks ? usable : prefix->n_chunks;
+
+	while (walk->chunk < end) {
+		if (walk->rank < kvh_prefix_ranks(prefix, space, walk->group) &&
+		    (usable == KVH_WALK_ALL ||
+		     kvh_prefix_needs(space, usable, walk->chunk, walk->group)))
+			return true;
+		walk->rank = 0;
+		if (++walk->group == prefix->n_groups) {
+			walk->group = 0;
+			walk->chunk++;
+		}
+	}
+	return false;
+}
+
+bool kvh_prefix_step(const struct kvh_prefix *prefix, const struct kvh_space *space,
+		     uint32_t usable, struct kvh_walk *walk, uint32_t *entry_p,
+		     struct kvh_key *key_p)
+{
+	if (!walk_settle(prefix, space, usable, walk))
+		return false;
+	*entry_p = (uint32_t)KVH_ENTRY(prefix, walk->chunk, walk->group, walk->rank);
+	kvh_prefix_key(prefix, space, walk->chunk, walk->group, walk->rank, key_p);
+	walk->rank++;
+	return true;
+}
+
 static uint32_t full_usable(const struct kvh_prefix *prefix, const uint8_t *present,
 			    uint32_t group, uint32_t r, uint32_t limit)
 {

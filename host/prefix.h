@@ -41,6 +41,18 @@ uint32_t kvh_prefix_usable(const struct kvh_prefix *prefix, const struct kvh_spa
 bool kvh_prefix_needs(const struct kvh_space *space, uint32_t usable, uint32_t chunk,
 		      uint32_t group);
 
+/* A way through the entries, in the prompt's order: chunk, group, rank. */
+struct kvh_walk {
+	uint32_t chunk, group, rank;
+};
+#define KVH_WALK_ALL UINT32_MAX
+
+/* The next entry that a usable prefix of `usable` chunks needs, or of all there are
+ * (KVH_WALK_ALL), and its key. False: there is none left. */
+bool kvh_prefix_step(const struct kvh_prefix *prefix, const struct kvh_space *space,
+		     uint32_t usable, struct kvh_walk *walk, uint32_t *entry_p,
+		     struct kvh_key *key_p);
+
 #ifdef __cplusplus
 }
 #endif

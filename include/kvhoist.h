@@ -419,7 +419,9 @@ struct kvh_prefix {
 KVH_API int kvh_lookup(struct kvh_queue *queue, const struct kvh_prefix *prefix, uint32_t flags,
 		       uint8_t *where, kvh_lease_t *leases, uint32_t *usable_p);
 
-#define KVH_PREFETCH_FOUND 1u /* send KVH_EVENT_FOUND before reading */
+#define KVH_PREFETCH_FOUND     1u /* send KVH_EVENT_FOUND before reading */
+#define KVH_PREFETCH_TEMPORARY 2u /* what is read for it leaves L1 with its last lease */
+#define KVH_PREFETCH_WARM      4u /* bring it into L1, and lease nothing */
 
 struct kvh_prefetch_opts {
 	size_t size;
@@ -434,8 +436,13 @@ KVH_API void kvh_prefetch_opts_init(struct kvh_prefetch_opts *opts, size_t size)
  * lease for every entry that prefix needs and KVH_NONE elsewhere. The caller
  * releases them (or kvh_load with KVH_LOAD_RELEASE does). The event's status is
  * 0 also for a miss; -ETIMEDOUT at the deadline and -ENOMEM for want of frames
- * come with what could be had; -ECANCELED comes with no lease.
- * -EINVAL bad prefix, -ENOENT no such space, -EAGAIN the queue is full */
+ * come with what could be had, which is the longest prefix L1 has then;
+ * -ECANCELED comes with no lease. A chunk that several ask for at once is read
+ * once; one that is cancelled or out of time takes it from no other.
+ * With KVH_PREFETCH_WARM `leases` is NULL: the frames are held until the end, and
+ * then may be evicted like any other; n_ok and usable say what was there.
+ * -EINVAL bad prefix, flags or leases, -ENOENT no such space, -EAGAIN the queue is
+ * full */
 KVH_API int kvh_prefetch(struct kvh_queue *queue, const struct kvh_prefix *prefix,
 			 const struct kvh_prefetch_opts *opts, kvh_lease_t *leases,
 			 kvh_job_t *job_p);

@@ -148,6 +148,10 @@ struct Options {
 	uint32_t retries = 2;
 	uint64_t queue_bytes = UINT64_MAX;
 	uint64_t high_bytes = UINT64_MAX, low_bytes = UINT64_MAX;
+	enum kvh_read_plan plan = KVH_READ_FIRST;
+	uint64_t read_bytes = UINT64_MAX;
+	uint64_t hedge_ns = UINT64_MAX; // never
+	uint32_t speculate = 0;
 };
 
 class Rig
@@ -434,6 +438,10 @@ class Rig
 		opts.queue_bytes = options.queue_bytes;
 		opts.high_bytes = options.high_bytes;
 		opts.low_bytes = options.low_bytes;
+		opts.plan = options.plan;
+		opts.read_bytes = options.read_bytes;
+		opts.hedge_ns = options.hedge_ns;
+		opts.speculate = options.speculate;
 		return kvh_controller_open(&opts, &controller);
 	}
 };

@@ -354,24 +354,6 @@ TEST(PrefetchCancel, WhileAFrameIsVerified)
 	EXPECT_EQ(rig.l1_stats().leases, 0u);
 }
 
-TEST(PrefetchCancel, OneOfTwoThatWantTheSame)
-{
-	Rig rig(with({"fault:a,next=mem"}));
-
-	rig.preload(0, rig.key(0));
-	Fault("a").script("get@1:hang");
-	Prefetch first(rig, hashes(1)), second(rig, hashes(1));
-
-	first.start();
-	Fault("a").held(1);
-	second.start(); // waits for the first one's read
-	rig.rounds();
-	first.cancel();
-	second.wait(); // reads it itself
-	EXPECT_EQ(second.status, 0);
-	expect_prefix(rig, second, 1);
-}
-
 // ---- random -----------------------------------------------------------------
 
 std::string random_script(std::mt19937 &random)

@@ -218,8 +218,10 @@ TEST(Prefetch, TwoOfTheSameChunksReadThemOnce)
 	expect_leases(rig, first, kChunks);
 	expect_leases(rig, second, kChunks);
 	EXPECT_EQ(rig.count(0, &N::gets), kChunks);
-	EXPECT_EQ(rig.metric(&M::hits_l2), kChunks);
-	EXPECT_EQ(rig.metric(&M::hits_l1), kChunks);
+	EXPECT_EQ(rig.metric(&M::hits_l1) + rig.metric(&M::hits_l2), 2 * kChunks);
+	EXPECT_EQ(rig.metric(&M::hits_l2), kChunks + rig.metric(&M::reads_shared));
+	EXPECT_EQ(rig.count(0, &N::hits), rig.metric(&M::hits_l2));
+	EXPECT_GE(rig.metric(&M::reads_shared), 1u); // the one that hung
 }
 
 // ---- chunks that another is writing -----------------------------------------

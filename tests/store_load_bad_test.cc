@@ -385,8 +385,12 @@ TEST_F(Bad, Prefixes)
 	refuses(-EINVAL, "flags 0x2", [&](Job &) {
 		return kvh_lookup(queue.get(), &p, 2, nullptr, nullptr, nullptr);
 	});
-	opts.flags = 2;
-	refuses(-EINVAL, "flags 0x2", [&](Job &job) {
+	opts.flags = 8;
+	refuses(-EINVAL, "flags 0x8", [&](Job &job) {
+		return kvh_prefetch(queue.get(), &p, &opts, leases, &job.id);
+	});
+	opts.flags = KVH_PREFETCH_WARM;
+	refuses(-EINVAL, "with leases", [&](Job &job) {
 		return kvh_prefetch(queue.get(), &p, &opts, leases, &job.id);
 	});
 }
