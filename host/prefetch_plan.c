@@ -165,19 +165,19 @@ static void find(struct kvh_prefetch *p, const struct batch *batch)
 	for (uint32_t i = 0; i < batch->n; i++) {
 		if (in_l1[i] == 1) {
 			p->entry[batch->entry[i]] = KVH_ENTRY_IN_L1;
-		} else if (in_l1[i] != 0 && !p->expired) {
-			p->entry[batch->entry[i]] = KVH_ENTRY_WANTED;
-		} else {
-			absent.entry[absent.n] = batch->entry[i];
-			absent.key[absent.n++] = batch->key[i];
+			continue;
 		}
+		if (in_l1[i] != 0 && !p->expired)
+			p->entry[batch->entry[i]] = KVH_ENTRY_WANTED;
+		absent.entry[absent.n] = batch->entry[i];
+		absent.key[absent.n++] = batch->key[i];
 	}
 	if (!p->expired)
 		peek(p, &absent);
 	for (uint32_t i = 0; i < absent.n; i++) {
 		if (p->hits[absent.entry[i]] != 0)
 			p->entry[absent.entry[i]] = KVH_ENTRY_WANTED;
-		else if (p->askable == 0)
+		else if (p->askable == 0 && p->entry[absent.entry[i]] == KVH_ENTRY_ABSENT)
 			bound(p, absent.entry[i]);
 	}
 }
