@@ -115,6 +115,7 @@ struct kvh_prefetch {
 	uint64_t probe_until_ns;
 	LIST_HEAD(, kvh_wait) waits;
 	bool found_sent, no_memory, expired, shrunk;
+	bool had_turn; /* began reads in its last turn: others go first */
 	TAILQ_ENTRY(kvh_prefetch) all, turn;
 };
 

@@ -110,8 +110,13 @@ void kvh_prefetch_mark(struct kvh_prefetch *p)
 
 void kvh_prefetch_unblock(struct kvh_controller *c)
 {
-	struct kvh_prefetch *p;
+	struct kvh_prefetch *p, *next;
 
+	for (p = TAILQ_FIRST(&c->prefetcher.blocked); p != NULL; p = next) {
+		next = TAILQ_NEXT(p, turn);
+		if (!p->had_turn)
+			kvh_prefetch_mark(p);
+	}
 	while ((p = TAILQ_FIRST(&c->prefetcher.blocked)) != NULL)
 		kvh_prefetch_mark(p);
 }

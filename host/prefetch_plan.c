@@ -302,6 +302,7 @@ static enum kvh_step read_step(struct kvh_prefetch *p)
 		here = p->walk;
 		if (!kvh_prefix_step(&p->prefix, p->space, p->usable, &p->walk, &entry, &key)) {
 			p->walk = blocked ? resume : p->walk;
+			p->had_turn = reads > 0;
 			return blocked ? KVH_STEP_BLOCKED : KVH_STEP_WAIT;
 		}
 		if (p->entry[entry] != KVH_ENTRY_WANTED)
@@ -320,6 +321,7 @@ static enum kvh_step read_step(struct kvh_prefetch *p)
 		}
 	}
 	p->walk = blocked ? resume : p->walk;
+	p->had_turn = reads > 0;
 	return blocked && reads < TURN_READS && !p->shrunk ? KVH_STEP_BLOCKED : KVH_STEP_LATER;
 }
 

@@ -6,6 +6,10 @@
 
 #include "tests/controller_jobs.h"
 
+extern "C" {
+#include "host/controller_impl.h"
+}
+
 namespace ctl
 {
 
@@ -19,6 +23,20 @@ inline Options with(std::vector<std::string> l2, std::vector<Group> groups = {Gr
 	options.l2 = std::move(l2);
 	options.groups = std::move(groups);
 	return options;
+}
+
+// Until no read is out any more, nor anything to begin another.
+inline void settle(Rig &rig)
+{
+	for (int i = 0; i < 3; i++) {
+		bool idle = false;
+
+		while (!idle) {
+			rig.rounds();
+			rig.on_loop(
+				[&] { idle = TAILQ_EMPTY(&rig.controller->prefetcher.reads); });
+		}
+	}
 }
 
 // Leases with the right bytes for [0, usable), none behind.

@@ -4,8 +4,6 @@
 // frames that others fill wake who waits for them; FOUND comes before the bytes.
 #include "tests/prefetch_rig.h"
 
-extern "C" uint64_t kvh_prefetch_tick(struct kvh_controller *c, uint64_t now_ns);
-
 namespace
 {
 
