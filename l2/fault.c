@@ -452,6 +452,40 @@ static void fault_peek(const void *self, const struct kvh_key *keys, uint32_t n,
 	fault->next->peek(fault->next_self, keys, n, found);
 }
 
+static int fault_limits(void *self, kvh_space_t space, uint64_t soft_bytes, uint64_t hard_bytes)
+{
+	const struct kvh_fault *fault = self;
+
+	if (fault->next->limits == NULL)
+		return -EOPNOTSUPP;
+	return fault->next->limits(fault->next_self, space, soft_bytes, hard_bytes);
+}
+
+static void fault_usage_space(const void *self, kvh_space_t space, struct kvh_l2_usage *usage)
+{
+	const struct kvh_fault *fault = self;
+
+	*usage = (struct kvh_l2_usage){0};
+	if (fault->next->usage_space != NULL)
+		fault->next->usage_space(fault->next_self, space, usage);
+}
+
+/* Sick while dead by its script, else as the next one. */
+static int fault_health(const void *self, const char **why_p)
+{
+	struct kvh_fault *fault = (struct kvh_fault *)self; /* only the lock changes */
+	bool dead;
+
+	pthread_mutex_lock(&fault->lock);
+	dead = fault->dead;
+	pthread_mutex_unlock(&fault->lock);
+	if (dead) {
+		*why_p = "it died, as its script says";
+		return -EIO;
+	}
+	return fault->next->health != NULL ? fault->next->health(fault->next_self, why_p) : 0;
+}
+
 extern const struct kvh_l2_ops kvh_l2_fault;
 const struct kvh_l2_ops kvh_l2_fault = {
 	.abi = KVH_L2_ABI,
@@ -470,4 +504,7 @@ const struct kvh_l2_ops kvh_l2_fault = {
 	.usage = fault_usage,
 	.list = fault_list,
 	.peek = fault_peek,
+	.limits = fault_limits,
+	.usage_space = fault_usage_space,
+	.health = fault_health,
 };

@@ -26,6 +26,7 @@ enum kvh_fault_action {
 };
 
 #define KVH_FAULT_ANY_OP UINT32_MAX
+#define KVH_FAULT_OPS    (KVH_L2_FLUSH + 1)
 
 /* Applies to the requests nth .. nth+count-1 of those accepted that match. */
 struct kvh_fault_rule {
@@ -44,7 +45,7 @@ int kvh_fault_parse(const char *text, struct kvh_fault_rule **rules_p, uint32_t 
 struct kvh_fault;
 
 struct kvh_fault_stats {
-	uint64_t accepted[4];                /* by enum kvh_l2_op */
+	uint64_t accepted[KVH_FAULT_OPS];    /* by enum kvh_l2_op */
 	uint64_t applied[KVH_FAULT_ACTIONS]; /* rules that took effect */
 	uint64_t held;                       /* requests that hang now */
 };

@@ -4,7 +4,7 @@
  *
  *   script := [ rule { ";" rule } ]
  *   rule   := op [ "@" nth ] [ "x" ( count | "*" ) ] ":" action [ "=" arg ]
- *   op     := "put" | "get" | "probe" | "delete" | "any"
+ *   op     := "put" | "get" | "probe" | "delete" | "clear" | "flush" | "any"
  *
  * Spaces between the parts are ignored. Pure; any thread.
  */
@@ -24,8 +24,10 @@ struct word {
 };
 
 static const struct word ops[] = {
-	{"put", KVH_L2_PUT},       {"get", KVH_L2_GET},       {"probe", KVH_L2_PROBE},
-	{"delete", KVH_L2_DELETE}, {"any", KVH_FAULT_ANY_OP}, {NULL, 0},
+	{"put", KVH_L2_PUT},       {"get", KVH_L2_GET},
+	{"probe", KVH_L2_PROBE},   {"delete", KVH_L2_DELETE},
+	{"clear", KVH_L2_CLEAR},   {"flush", KVH_L2_FLUSH},
+	{"any", KVH_FAULT_ANY_OP}, {NULL, 0},
 };
 
 static const struct word errors[] = {

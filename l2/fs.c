@@ -62,8 +62,8 @@ static int run(struct fs_l2 *fs, struct kvh_l2_req *req)
 	case KVH_L2_GET: return kvh_fs_get(fs, &req->key, req->buf, req->len);
 	case KVH_L2_PROBE: return kvh_fs_probe(fs, &req->key, &req->len);
 	case KVH_L2_DELETE: return kvh_fs_delete(fs, &req->key);
-	case KVH_L2_CLEAR: /* refused: caps */
-	case KVH_L2_FLUSH: break;
+	case KVH_L2_CLEAR: return kvh_fs_clear(fs, req->key.space);
+	case KVH_L2_FLUSH: break; /* refused: caps */
 	}
 	return -EINVAL;
 }
@@ -178,6 +178,11 @@ static int parse_conf(struct fs_l2 *fs, const char *conf)
 		 .type = KVH_CONF_CHOICE,
 		 .value = &fs->direct_option,
 		 .choices = direct_choices},
+		{.name = "eviction",
+		 .type = KVH_CONF_CHOICE,
+		 .value = &fs->eviction,
+		 .choices = kvh_shelf_policies},
+		{.name = "check", .type = KVH_CONF_U32, .value = &fs->check_ms, .max = 60000},
 		{.name = NULL},
 	};
 	int ret = kvh_conf_parse("fs", conf, &fs->path, options);
@@ -201,6 +206,7 @@ static struct fs_l2 *fs_new(const struct kvh_l2_env *env)
 	fs->root = fs->tmp = fs->lock_fd = fs->event = -1;
 	fs->depth = 64;
 	fs->n_workers = 4;
+	fs->check_ms = 250;
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_mutex_init(&fs->lock, NULL);
@@ -225,6 +231,19 @@ static void fs_free(struct fs_l2 *fs)
 	free(fs);
 }
 
+static int start_watch(struct fs_l2 *fs)
+{
+	const struct kvh_watch_opts opts = {
+		.adapter = "fs",
+		.path = fs->path,
+		.every_ms = fs->check_ms,
+		.look = kvh_fs_look,
+		.arg = fs,
+	};
+
+	return fs->check_ms != 0 ? kvh_watch_open(&opts, &fs->watch) : 0;
+}
+
 static int fs_init(struct fs_l2 *fs)
 {
 	int ret;
@@ -244,10 +263,13 @@ static int fs_init(struct fs_l2 *fs)
 	ret = start_workers(fs);
 	if (ret < 0)
 		goto err_workers;
+	ret = start_watch(fs);
+	if (ret < 0)
+		goto err_workers;
 	return 0;
 
 err_workers:
-	kvh_err("fs: %s: worker threads: %s", fs->path, strerror(-ret));
+	kvh_err("fs: %s: threads: %s", fs->path, strerror(-ret));
 	(void)stop_workers(fs, KVH_L2_DEADLINE_NO); /* they are idle */
 	kvh_fs_index_close(fs);
 err_dir:
@@ -277,8 +299,12 @@ static int fs_close(void *self, uint64_t deadline_ns)
 {
 	struct fs_l2 *fs = self;
 	unsigned long long buffered = atomic_load(&fs->buffered);
-	int ret = stop_workers(fs, deadline_ns);
+	int ret = kvh_watch_close(fs->watch, deadline_ns);
 
+	if (ret == 0) {
+		fs->watch = NULL;
+		ret = stop_workers(fs, deadline_ns);
+	}
 	if (ret < 0) {
 		kvh_err("fs: %s: transfers still run at the deadline of close", fs->path);
 		return ret;
@@ -302,6 +328,7 @@ static void fs_query(const void *self, struct kvh_l2_caps *caps)
 		.align = fs->direct_option == FS_DIRECT_OFF ? 1 : 4096,
 		.max_len = fs->size != 0 && fs->size < LEN_MAX ? fs->size : LEN_MAX,
 		.local_index = true,
+		.clear = true,
 	};
 }
 
@@ -362,13 +389,36 @@ static void fs_usage(const void *self, struct kvh_l2_usage *usage)
 	struct fs_l2 *fs = (struct fs_l2 *)self; /* only the lock changes */
 
 	pthread_mutex_lock(&fs->index_lock);
-	*usage = (struct kvh_l2_usage){
-		.used_bytes = fs->used + fs->reserved,
-		.capacity_bytes = fs->size,
-		.objects = fs->objects,
-		.evicted = fs->evicted,
-	};
+	kvh_shelf_usage(&fs->shelf, usage);
 	pthread_mutex_unlock(&fs->index_lock);
+	usage->buffered = atomic_load(&fs->buffered);
+}
+
+static int fs_limits(void *self, kvh_space_t space, uint64_t soft_bytes, uint64_t hard_bytes)
+{
+	struct fs_l2 *fs = self;
+	int ret;
+
+	pthread_mutex_lock(&fs->index_lock);
+	ret = kvh_shelf_limits(&fs->shelf, space, soft_bytes, hard_bytes);
+	pthread_mutex_unlock(&fs->index_lock);
+	return ret;
+}
+
+static void fs_usage_space(const void *self, kvh_space_t space, struct kvh_l2_usage *usage)
+{
+	struct fs_l2 *fs = (struct fs_l2 *)self; /* only the lock changes */
+
+	pthread_mutex_lock(&fs->index_lock);
+	kvh_shelf_usage_space(&fs->shelf, space, usage);
+	pthread_mutex_unlock(&fs->index_lock);
+}
+
+static int fs_health(const void *self, const char **why_p)
+{
+	const struct fs_l2 *fs = self;
+
+	return fs->watch != NULL ? kvh_watch_get(fs->watch, why_p) : 0;
 }
 
 struct listing {
@@ -397,10 +447,9 @@ static void fs_peek(const void *self, const struct kvh_key *keys, uint32_t n, ui
 
 	pthread_mutex_lock(&fs->index_lock);
 	for (uint32_t i = 0; i < n; i++) {
-		const struct fs_entry *entry = (const struct fs_entry *)kvh_lru_find(&fs->index,
-										     &keys[i]);
+		uint32_t item = kvh_shelf_find(&fs->shelf, &keys[i]);
 
-		found[i] = entry != NULL && entry->present;
+		found[i] = item != KVH_SHELF_NONE && kvh_shelf_at(&fs->shelf, item)->len > 0;
 	}
 	pthread_mutex_unlock(&fs->index_lock);
 }
@@ -410,10 +459,12 @@ const struct kvh_l2_ops kvh_l2_fs = {
 	.abi = KVH_L2_ABI,
 	.name = "fs",
 	.help = "PATH  a directory, made if it is not there\n"
-		"size=BYTES  evict the oldest beyond, 8K.. (no limit)\n"
+		"size=BYTES  evict beyond, 8K.. (no limit)\n"
+		"eviction=lru|s3-fifo|arc  which files go first (lru)\n"
 		"fsync=none|data|full  before a put has succeeded; full: directories too "
 		"(none)\n"
 		"direct=auto|on|off  O_DIRECT; auto: where the file system takes it (auto)\n"
+		"check=MS  how often it looks after its directory, 0: never (250)\n"
 		"threads=N  that do the file I/O, 1..64 (4)\n"
 		"depth=N  requests at a time, 1..65536 (64)",
 	.open = fs_open,
@@ -426,4 +477,7 @@ const struct kvh_l2_ops kvh_l2_fs = {
 	.usage = fs_usage,
 	.list = fs_list,
 	.peek = fs_peek,
+	.limits = fs_limits,
+	.usage_space = fs_usage_space,
+	.health = fs_health,
 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * fs.h - private to the fs adapter: fs.c (threads, requests), fs_object.c (one
- * object's file), fs_index.c (what is there, and room for more), fs_dir.c
- * (names and directories).
+ * object's file), fs_clear.c (a space's), fs_index.c (what is there, and room for
+ * more), fs_dir.c (names and directories), fs_watch.c (whether it is well).
  *
  * Under the root:
  *
@@ -18,8 +18,9 @@
 #define KVH_L2_FS_H
 
 #include "l2/io.h"
-#include "l2/lru.h"
 #include "l2/req.h"
+#include "l2/shelf.h"
+#include "l2/watch.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -29,16 +30,6 @@
 
 enum fs_sync { FS_SYNC_NONE, FS_SYNC_DATA, FS_SYNC_FULL };
 enum fs_direct { FS_DIRECT_AUTO, FS_DIRECT_ON, FS_DIRECT_OFF };
-
-/* A file that is, or may soon be, under its key's name.
- *
- * `busy`: a PUT, DELETE or eviction of the key runs; the node is hidden then,
- * and the next one waits. `present`: the file was there when last looked. */
-struct fs_entry {
-	struct kvh_lru_node node; /* first */
-	uint64_t len;             /* of the file; 0 if not present */
-	bool busy, present;
-};
 
 struct fs_l2 {
 	const struct kvh_io_ops *io;
@@ -50,8 +41,11 @@ struct fs_l2 {
 	uint64_t size; /* 0: no limit */
 	uint32_t depth, n_workers;
 	int sync, direct_option; /* enum fs_sync, enum fs_direct */
-	atomic_bool direct;      /* O_DIRECT works, as far as is known */
-	atomic_ullong buffered;  /* transfers without it that should have had it */
+	int eviction;            /* index of kvh_shelf_policies */
+	uint32_t check_ms;       /* 0: it is not looked after */
+	struct kvh_watch *watch;
+	atomic_bool direct;     /* O_DIRECT works, as far as is known */
+	atomic_ullong buffered; /* transfers without it that should have had it */
 	atomic_ullong next_tmp;
 	atomic_int last_error; /* that was logged; 0 after a success */
 
@@ -65,12 +59,10 @@ struct fs_l2 {
 	int event;
 	pthread_t workers[FS_WORKERS_MAX];
 
-	/* used == sum of len over present entries; used + reserved <= size unless
-	 * other processes write here too. */
+	/* used + reserved <= size unless other processes write here too. */
 	pthread_mutex_t index_lock;
-	pthread_cond_t settled; /* an entry is busy no more */
-	struct kvh_lru index;
-	uint64_t used, reserved, objects, evicted;
+	pthread_cond_t settled; /* an item is HELD no more */
+	struct kvh_shelf shelf;
 };
 
 /* ---- fs_dir.c ---------------------------------------------------------- */
@@ -98,24 +90,33 @@ int kvh_fs_walk(struct fs_l2 *fs,
 		bool (*visit)(void *arg, const struct kvh_key *key, const struct stat *st),
 		void *arg);
 
+/* The same for the files of one space. */
+int kvh_fs_walk_space(struct fs_l2 *fs, kvh_space_t space,
+		      bool (*visit)(void *arg, const struct kvh_key *key,
+				    const struct stat *st),
+		      void *arg);
+
 /* ---- fs_index.c -------------------------------------------------------- */
 
 /* Fills the index from the directory, oldest first, and trims it to `size`. */
 int kvh_fs_index_open(struct fs_l2 *fs);
 void kvh_fs_index_close(struct fs_l2 *fs);
 
-/* Before a PUT of len: the key's entry, busy, with room reserved; others are
+/* Before a PUT of len: the key's item, HELD, with room reserved; others are
  * evicted for it. Waits for a DELETE or eviction of the same key.
- * -ENOSPC, -ENOMEM. */
+ * -ENOSPC, -EDQUOT, -ENOMEM. */
 int kvh_fs_index_begin_put(struct fs_l2 *fs, const struct kvh_key *key, uint64_t len,
-			   struct fs_entry **entry_p);
+			   uint32_t *item_p, uint64_t *old_len_p);
 /* After it: `len` bytes are under the name now; 0: nothing. */
-void kvh_fs_index_end_put(struct fs_l2 *fs, struct fs_entry *entry, uint64_t reserved,
-			  uint64_t len);
+void kvh_fs_index_end_put(struct fs_l2 *fs, uint32_t item, uint64_t reserved, uint64_t len);
 
-/* Before and after a DELETE; NULL: not in the index. */
-struct fs_entry *kvh_fs_index_begin_delete(struct fs_l2 *fs, const struct kvh_key *key);
-void kvh_fs_index_end_delete(struct fs_l2 *fs, struct fs_entry *entry, bool gone);
+/* Before and after a DELETE; KVH_SHELF_NONE: not in the index. */
+uint32_t kvh_fs_index_begin_delete(struct fs_l2 *fs, const struct kvh_key *key);
+void kvh_fs_index_end_delete(struct fs_l2 *fs, uint32_t item, bool gone);
+
+/* A key of the space, from *at_p (0 at first) on, which moves; false: no more. */
+bool kvh_fs_index_next(struct fs_l2 *fs, kvh_space_t space, uint32_t *at_p,
+		       struct kvh_key *key);
 
 /* A GET or PROBE found the file with len bytes, or (0) did not find it. */
 void kvh_fs_index_saw(struct fs_l2 *fs, const struct kvh_key *key, uint64_t len);
@@ -126,6 +127,10 @@ int kvh_fs_put(struct fs_l2 *fs, const struct kvh_key *key, const void *buf, uin
 int kvh_fs_get(struct fs_l2 *fs, const struct kvh_key *key, void *buf, uint64_t len);
 int kvh_fs_probe(struct fs_l2 *fs, const struct kvh_key *key, uint64_t *len_p);
 int kvh_fs_delete(struct fs_l2 *fs, const struct kvh_key *key);
+/* fs_clear.c */
+int kvh_fs_clear(struct fs_l2 *fs, kvh_space_t space);
+/* fs_watch.c: kvh_watch_opts.look; arg is the fs_l2. */
+int kvh_fs_look(void *arg, const char **why_p);
 /* The file only: no index. */
 int kvh_fs_unlink(struct fs_l2 *fs, const struct kvh_key *key);
 /* Does the file system take O_DIRECT? Sets fs->direct; -EINVAL if it is to be

@@ -210,6 +210,24 @@ int kvh_fs_walk(struct fs_l2 *fs,
 	return ret == -ECANCELED ? 0 : ret;
 }
 
+int kvh_fs_walk_space(struct fs_l2 *fs, kvh_space_t space,
+		      bool (*visit)(void *arg, const struct kvh_key *key,
+				    const struct stat *st),
+		      void *arg)
+{
+	struct walk walk = {.fs = fs, .visit = visit, .arg = arg, .space = space};
+	char name[17];
+	int ret;
+
+	(void)snprintf(name, sizeof(name), "%016" PRIx64, space);
+	walk.dir = open_dir(fs, fs->root, name);
+	if (walk.dir < 0)
+		return walk.dir == -ENOENT ? 0 : walk.dir;
+	ret = each_name(fs, walk.dir, walk_fan, &walk);
+	fs->io->close(fs->io_ctx, walk.dir);
+	return ret == -ECANCELED ? 0 : ret;
+}
+
 /* ---- making directories ------------------------------------------------- */
 
 static int sync_dir(struct fs_l2 *fs, int parent)

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * fs_index.c - which files there are, as far as this process has seen, in order
- * of last use, and how many bytes they hold. It decides what is evicted and
- * answers peek; whether an object is there is the file system's to say. Any of
- * the adapter's threads, under index_lock; files are removed without it.
+ * fs_index.c - which files there are, as far as this process has seen, and how many
+ * bytes they hold, by space (l2/shelf.h). It decides what is evicted and answers
+ * peek; whether an object is there is the file system's to say. Any of the
+ * adapter's threads, under index_lock; files are removed without it.
  *
- *   used == sum of len over present entries
- *   an entry is in the order, or busy; neither present nor busy: freed
+ *   an item is LISTED with a len, or HELD; at rest without a len it is removed
+ *   who waits for a HELD item has reserved nothing
  */
 #include "l2/fs.h"
 
@@ -17,183 +17,179 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct fs_entry *entry_find(struct fs_l2 *fs, const struct kvh_key *key)
-{
-	return (struct fs_entry *)kvh_lru_find(&fs->index, key);
-}
-
-/* NULL: no memory. */
-static struct fs_entry *entry_new(struct fs_l2 *fs, const struct kvh_key *key)
-{
-	struct fs_entry *entry = calloc(1, sizeof(*entry));
-
-	if (entry == NULL)
-		return NULL;
-	entry->node.key = *key;
-	kvh_lru_insert(&fs->index, &entry->node);
-	return entry;
-}
-
-/* What is under the name now; 0: nothing. */
-static void entry_set(struct fs_l2 *fs, struct fs_entry *entry, uint64_t len)
-{
-	fs->used = fs->used - entry->len + len;
-	fs->objects += (len > 0) - (uint64_t)entry->present;
-	entry->len = len;
-	entry->present = len > 0;
-}
-
-static void entry_grab(struct fs_l2 *fs, struct fs_entry *entry)
-{
-	assert(!entry->busy);
-	entry->busy = true;
-	kvh_lru_hide(&fs->index, &entry->node);
-}
-
 /* Back into the order, or away. */
-static void entry_settle(struct fs_l2 *fs, struct fs_entry *entry)
+static void item_settle(struct fs_l2 *fs, uint32_t item)
 {
-	entry->busy = false;
-	if (entry->present) {
-		kvh_lru_touch(&fs->index, &entry->node);
-	} else {
-		kvh_lru_remove(&fs->index, &entry->node);
-		free(entry);
-	}
+	if (kvh_shelf_at(&fs->shelf, item)->len > 0)
+		kvh_shelf_list(&fs->shelf, item);
+	else
+		kvh_shelf_remove(&fs->shelf, item);
 	pthread_cond_broadcast(&fs->settled);
 }
 
-/* The key's entry when nobody works on it; NULL: there is none. */
-static struct fs_entry *entry_wait(struct fs_l2 *fs, const struct kvh_key *key)
+/* The key's item when nobody works on it; KVH_SHELF_NONE: there is none. */
+static uint32_t item_wait(struct fs_l2 *fs, const struct kvh_key *key)
 {
-	struct fs_entry *entry;
+	uint32_t item;
 
-	while ((entry = entry_find(fs, key)) != NULL && entry->busy)
+	while ((item = kvh_shelf_find(&fs->shelf, key)) != KVH_SHELF_NONE &&
+	       kvh_shelf_at(&fs->shelf, item)->state == KVH_SHELF_HELD)
 		pthread_cond_wait(&fs->settled, &fs->index_lock);
-	return entry;
+	return item;
 }
 
-static bool over_size(const struct fs_l2 *fs, uint64_t more)
+/* Removes the file of a HELD item; the lock is given up meanwhile. */
+static int evict_held(struct fs_l2 *fs, uint32_t item)
 {
-	return fs->size != 0 && fs->used + fs->reserved + more > fs->size;
-}
-
-/* Removes the file of an entry that the caller has grabbed. */
-static int evict_entry(struct fs_l2 *fs, struct fs_entry *entry)
-{
+	const struct kvh_key key = kvh_shelf_at(&fs->shelf, item)->key;
 	int ret;
 
-	assert(entry->busy);
 	pthread_mutex_unlock(&fs->index_lock);
-	ret = kvh_fs_unlink(fs, &entry->node.key);
+	ret = kvh_fs_unlink(fs, &key);
 	pthread_mutex_lock(&fs->index_lock);
 	if (ret == 0)
-		fs->evicted++;
-	if (ret < 0 && ret != -ENOENT)
+		kvh_shelf_evicted(&fs->shelf, item);
+	else if (ret == -ENOENT)
+		kvh_shelf_set_len(&fs->shelf, item, 0);
+	else
 		return ret;
-	entry_set(fs, entry, 0);
 	return 0;
 }
 
-/* The oldest. The lock is given up meanwhile. -ENOENT: none could go. */
-static int evict_one(struct fs_l2 *fs)
+static int evict(struct fs_l2 *fs, uint32_t item)
 {
-	struct fs_entry *entry = (struct fs_entry *)kvh_lru_oldest(&fs->index);
 	int ret;
 
-	if (entry == NULL)
-		return -ENOENT;
-	entry_grab(fs, entry);
-	ret = evict_entry(fs, entry);
-	entry_settle(fs, entry);
+	kvh_shelf_hold(&fs->shelf, item);
+	ret = evict_held(fs, item);
+	item_settle(fs, item);
 	return ret;
 }
 
-/* Reserves len for `entry`, at the cost of others, then of what it was. */
-static int reserve(struct fs_l2 *fs, struct fs_entry *entry, uint64_t len)
+static bool fits_for_ever(const struct fs_l2 *fs, uint32_t item, uint64_t len)
 {
-	while (over_size(fs, len)) {
-		int ret = evict_one(fs);
+	uint64_t hard = fs->shelf.spaces[kvh_shelf_at(&fs->shelf, item)->space]->hard;
 
-		if (ret == -ENOENT)
-			ret = entry->present ? evict_entry(fs, entry) : -ENOSPC;
+	return (hard == 0 || len <= hard) && (fs->shelf.size == 0 || len <= fs->shelf.size);
+}
+
+/* Reserves len for a HELD item, at the cost of others, then of what it was. */
+static int reserve(struct fs_l2 *fs, uint32_t item, uint64_t len)
+{
+	uint32_t victim;
+	int ret;
+
+	while ((ret = kvh_shelf_room(&fs->shelf, item, len, &victim)) != 0) {
+		if (ret == 1)
+			ret = evict(fs, victim);
+		else if (!fits_for_ever(fs, item, len))
+			return ret;
+		else if (kvh_shelf_at(&fs->shelf, item)->len > 0)
+			ret = evict_held(fs, item);
+		else if (fs->shelf.reserved > 0) /* may be LISTED when it has ended */
+			ret = -pthread_cond_wait(&fs->settled, &fs->index_lock);
 		if (ret < 0)
 			return ret;
 	}
-	fs->reserved += len;
+	kvh_shelf_reserve(&fs->shelf, item, len);
 	return 0;
 }
 
 int kvh_fs_index_begin_put(struct fs_l2 *fs, const struct kvh_key *key, uint64_t len,
-			   struct fs_entry **entry_p)
+			   uint32_t *item_p, uint64_t *old_len_p)
 {
-	struct fs_entry *entry;
+	uint32_t item;
 	int ret = -ENOMEM;
 
 	pthread_mutex_lock(&fs->index_lock);
-	entry = entry_wait(fs, key);
-	if (entry == NULL)
-		entry = entry_new(fs, key);
-	if (entry != NULL) {
-		entry_grab(fs, entry);
-		ret = reserve(fs, entry, len);
+	item = item_wait(fs, key);
+	if (item == KVH_SHELF_NONE)
+		item = kvh_shelf_add(&fs->shelf, key);
+	else
+		kvh_shelf_hold(&fs->shelf, item);
+	if (item != KVH_SHELF_NONE) {
+		ret = reserve(fs, item, len);
 		if (ret < 0)
-			entry_settle(fs, entry);
+			item_settle(fs, item);
+	}
+	if (ret == 0) {
+		*item_p = item;
+		*old_len_p = kvh_shelf_at(&fs->shelf, item)->len;
 	}
 	pthread_mutex_unlock(&fs->index_lock);
-	if (ret == 0)
-		*entry_p = entry;
 	return ret;
 }
 
-void kvh_fs_index_end_put(struct fs_l2 *fs, struct fs_entry *entry, uint64_t reserved,
-			  uint64_t len)
+void kvh_fs_index_end_put(struct fs_l2 *fs, uint32_t item, uint64_t reserved, uint64_t len)
 {
 	pthread_mutex_lock(&fs->index_lock);
-	assert(fs->reserved >= reserved);
-	fs->reserved -= reserved;
-	entry_set(fs, entry, len);
-	entry_settle(fs, entry);
+	kvh_shelf_unreserve(&fs->shelf, item, reserved);
+	kvh_shelf_set_len(&fs->shelf, item, len);
+	item_settle(fs, item);
 	pthread_mutex_unlock(&fs->index_lock);
 }
 
-struct fs_entry *kvh_fs_index_begin_delete(struct fs_l2 *fs, const struct kvh_key *key)
+uint32_t kvh_fs_index_begin_delete(struct fs_l2 *fs, const struct kvh_key *key)
 {
-	struct fs_entry *entry;
+	uint32_t item;
 
 	pthread_mutex_lock(&fs->index_lock);
-	entry = entry_wait(fs, key);
-	if (entry != NULL)
-		entry_grab(fs, entry);
+	item = item_wait(fs, key);
+	if (item != KVH_SHELF_NONE)
+		kvh_shelf_hold(&fs->shelf, item);
 	pthread_mutex_unlock(&fs->index_lock);
-	return entry;
+	return item;
 }
 
-void kvh_fs_index_end_delete(struct fs_l2 *fs, struct fs_entry *entry, bool gone)
+void kvh_fs_index_end_delete(struct fs_l2 *fs, uint32_t item, bool gone)
 {
 	pthread_mutex_lock(&fs->index_lock);
 	if (gone)
-		entry_set(fs, entry, 0);
-	entry_settle(fs, entry);
+		kvh_shelf_set_len(&fs->shelf, item, 0);
+	item_settle(fs, item);
 	pthread_mutex_unlock(&fs->index_lock);
 }
 
 void kvh_fs_index_saw(struct fs_l2 *fs, const struct kvh_key *key, uint64_t len)
 {
-	struct fs_entry *entry;
+	struct kvh_shelf *shelf = &fs->shelf;
+	uint32_t item, victim;
 
 	pthread_mutex_lock(&fs->index_lock);
-	entry = entry_find(fs, key);
-	if (entry == NULL && len > 0)
-		entry = entry_new(fs, key); /* another process's; no memory: not counted */
-	/* One that is busy is about to be known better. */
-	if (entry != NULL && !entry->busy) {
-		entry_set(fs, entry, len);
-		entry_settle(fs, entry);
-		while (over_size(fs, 0) && evict_one(fs) == 0)
+	item = kvh_shelf_find(shelf, key);
+	if (item == KVH_SHELF_NONE && len > 0) {
+		item = kvh_shelf_add(shelf, key); /* another process's */
+	} else if (item != KVH_SHELF_NONE &&
+		   kvh_shelf_at(shelf, item)->state == KVH_SHELF_LISTED) {
+		kvh_shelf_use(shelf, item);
+		kvh_shelf_hold(shelf, item);
+	} else {
+		item = KVH_SHELF_NONE; /* one that is HELD is about to be known better */
+	}
+	if (item != KVH_SHELF_NONE) { /* no memory: not counted */
+		kvh_shelf_set_len(shelf, item, len);
+		item_settle(fs, item);
+		while ((victim = kvh_shelf_excess(shelf)) != KVH_SHELF_NONE &&
+		       evict(fs, victim) == 0)
 			;
 	}
 	pthread_mutex_unlock(&fs->index_lock);
+}
+
+bool kvh_fs_index_next(struct fs_l2 *fs, kvh_space_t space, uint32_t *at_p, struct kvh_key *key)
+{
+	uint32_t item;
+
+	pthread_mutex_lock(&fs->index_lock);
+	item = kvh_shelf_next(&fs->shelf, *at_p);
+	while (item != KVH_SHELF_NONE && kvh_shelf_at(&fs->shelf, item)->key.space != space)
+		item = kvh_shelf_next(&fs->shelf, item + 1);
+	if (item != KVH_SHELF_NONE) {
+		*key = kvh_shelf_at(&fs->shelf, item)->key;
+		*at_p = item + 1;
+	}
+	pthread_mutex_unlock(&fs->index_lock);
+	return item != KVH_SHELF_NONE;
 }
 
 /* ---- open and close ------------------------------------------------------ */
@@ -243,23 +239,27 @@ static int by_time(const void *a, const void *b)
 
 static int index_fill(struct fs_l2 *fs, struct scan *scan)
 {
+	uint32_t item;
 	int ret = 0;
 
 	if (scan->n > 0)
 		qsort(scan->found, scan->n, sizeof(*scan->found), by_time);
 	pthread_mutex_lock(&fs->index_lock);
 	for (size_t i = 0; i < scan->n && ret == 0; i++) {
-		struct fs_entry *entry = entry_find(fs, &scan->found[i].key);
-
-		if (entry == NULL) /* getdents may name a file twice that others rename */
-			entry = entry_new(fs, &scan->found[i].key);
-		if (entry == NULL)
-			ret = -ENOMEM;
+		item = kvh_shelf_find(&fs->shelf, &scan->found[i].key);
+		if (item != KVH_SHELF_NONE) /* getdents may name one twice that others rename */
+			kvh_shelf_hold(&fs->shelf, item);
 		else
-			entry_set(fs, entry, scan->found[i].len);
+			item = kvh_shelf_add(&fs->shelf, &scan->found[i].key);
+		if (item == KVH_SHELF_NONE) {
+			ret = -ENOMEM;
+			break;
+		}
+		kvh_shelf_set_len(&fs->shelf, item, scan->found[i].len);
+		kvh_shelf_list(&fs->shelf, item);
 	}
-	while (ret == 0 && over_size(fs, 0))
-		ret = evict_one(fs);
+	while (ret == 0 && (item = kvh_shelf_excess(&fs->shelf)) != KVH_SHELF_NONE)
+		ret = evict(fs, item);
 	pthread_mutex_unlock(&fs->index_lock);
 	return ret;
 }
@@ -267,7 +267,8 @@ static int index_fill(struct fs_l2 *fs, struct scan *scan)
 int kvh_fs_index_open(struct fs_l2 *fs)
 {
 	struct scan scan = {.found = NULL};
-	int ret = kvh_lru_init(&fs->index);
+	int ret = kvh_shelf_open(&fs->shelf, kvh_order_find(kvh_shelf_policies[fs->eviction]),
+				 fs->size);
 
 	if (ret < 0)
 		return ret;
@@ -285,14 +286,9 @@ int kvh_fs_index_open(struct fs_l2 *fs)
 	return ret;
 }
 
-/* Nothing is busy: no worker lives. */
+/* No worker lives. */
 void kvh_fs_index_close(struct fs_l2 *fs)
 {
-	struct kvh_lru_node *node;
-
-	while ((node = kvh_lru_oldest(&fs->index)) != NULL) {
-		kvh_lru_remove(&fs->index, node);
-		free(node);
-	}
-	kvh_lru_fini(&fs->index);
+	assert(kvh_shelf_check(&fs->shelf));
+	kvh_shelf_close(&fs->shelf);
 }

@@ -126,15 +126,14 @@ static int put_file(struct fs_l2 *fs, const struct kvh_key *key, const void *buf
 
 int kvh_fs_put(struct fs_l2 *fs, const struct kvh_key *key, const void *buf, uint64_t len)
 {
-	struct fs_entry *entry;
+	uint32_t item;
 	uint64_t now;
-	int ret = kvh_fs_index_begin_put(fs, key, len, &entry);
+	int ret = kvh_fs_index_begin_put(fs, key, len, &item, &now);
 
 	if (ret < 0)
 		return ret;
-	now = entry->len;
 	ret = put_file(fs, key, buf, len, &now);
-	kvh_fs_index_end_put(fs, entry, len, now);
+	kvh_fs_index_end_put(fs, item, len, now);
 	return ret;
 }
 
@@ -246,11 +245,11 @@ int kvh_fs_unlink(struct fs_l2 *fs, const struct kvh_key *key)
 
 int kvh_fs_delete(struct fs_l2 *fs, const struct kvh_key *key)
 {
-	struct fs_entry *entry = kvh_fs_index_begin_delete(fs, key);
+	uint32_t item = kvh_fs_index_begin_delete(fs, key);
 	int ret = kvh_fs_unlink(fs, key);
 
-	if (entry != NULL)
-		kvh_fs_index_end_delete(fs, entry, ret == 0 || ret == -ENOENT);
+	if (item != KVH_SHELF_NONE)
+		kvh_fs_index_end_delete(fs, item, ret == 0 || ret == -ENOENT);
 	return ret;
 }
 

@@ -86,6 +86,12 @@ static int io_fstat(void *ctx, int fd, struct stat *st)
 	return fstat(fd, st) < 0 ? -errno : 0;
 }
 
+static int io_fstatvfs(void *ctx, int fd, struct statvfs *vfs)
+{
+	(void)ctx;
+	return RETRY(fstatvfs(fd, vfs));
+}
+
 static int io_mkdir(void *ctx, int dirfd, const char *path, mode_t mode)
 {
 	(void)ctx;
@@ -146,6 +152,7 @@ const struct kvh_io_ops kvh_io_system = {
 	.fallocate = io_fallocate,
 	.ftruncate = io_ftruncate,
 	.fstat = io_fstat,
+	.fstatvfs = io_fstatvfs,
 	.mkdir = io_mkdir,
 	.rename = io_rename,
 	.unlink = io_unlink,

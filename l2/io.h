@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -35,6 +36,7 @@ struct kvh_io_ops {
 	int (*fallocate)(void *ctx, int fd, int mode, off_t off, off_t len);
 	int (*ftruncate)(void *ctx, int fd, off_t len);
 	int (*fstat)(void *ctx, int fd, struct stat *st);
+	int (*fstatvfs)(void *ctx, int fd, struct statvfs *vfs);
 	int (*mkdir)(void *ctx, int dirfd, const char *path, mode_t mode);
 	int (*rename)(void *ctx, int olddirfd, const char *oldpath, int newdirfd,
 		      const char *newpath);

@@ -98,6 +98,9 @@ struct kvh_l2_usage {
 	uint64_t capacity_bytes; /* 0: not known */
 	uint64_t objects;        /* UINT64_MAX: not known */
 	uint64_t evicted;        /* objects, since open */
+	/* Transfers, since open, that went through the page cache because O_DIRECT
+	 * was refused. Not by space. */
+	uint64_t buffered;
 };
 
 /* What an adapter is given at open, valid until close returns. */
@@ -145,7 +148,7 @@ struct kvh_l2_ops {
 	/* Optional: rule 13. 0: no such limit; soft_bytes <= hard_bytes where both
 	 * are set. For a space that it does not know yet, too; what is beyond `hard`
 	 * goes with the next PUTs at the latest. Not kept over a close. -EINVAL,
-	 * -ENOMEM: they stay as they were. */
+	 * -ENOMEM: they stay as they were. -EOPNOTSUPP: what it wraps has none. */
 	int (*limits)(void *self, kvh_space_t space, uint64_t soft_bytes, uint64_t hard_bytes);
 	/* Optional: of one space; capacity_bytes is its hard limit, 0: none. All
 	 * zeros for a space that it does not know. */

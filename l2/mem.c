@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mem.c - frames in host memory, within `size` bytes, least recently used out
- * first. Volatile. All on the controller's thread but peek, which the lock is
- * for. A request is carried out when it is reaped, so its buffer is in use
- * until then and a cancel can come in time, as with a slower medium.
- * Limit: copies run on the controller's thread; it is for tests and for hosts
- * without a disk, not for speed.
+ * mem.c - frames in host memory, within `size` bytes and its spaces' limits.
+ * Volatile. All on the controller's thread but peek, which the lock is for. A request is
+ * carried out when it is reaped, so its buffer is in use until then and a cancel can come in
+ * time, as with a slower medium. Limit: copies run on the controller's thread; it is for tests
+ * and for hosts without a disk, not for speed.
  */
 #include "l2/conf.h"
-#include "l2/lru.h"
 #include "l2/req.h"
+#include "l2/shelf.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -17,34 +16,27 @@
 #include <string.h>
 #include <unistd.h>
 
-struct mem_frame {
-	struct kvh_lru_node node; /* first */
-	uint64_t len;
-	uint8_t bytes[];
-};
-
 struct mem_l2 {
-	int fd; /* eventfd; rule 4 */
-	uint64_t size;
+	int fd;                      /* eventfd; rule 4 */
 	uint32_t depth, accepted;    /* accepted <= depth */
 	struct kvh_req_fifo waiting; /* `accepted` of them, oldest first */
-	uint64_t used, evicted;      /* used == sum of the frames' len <= size */
-	/* Changes of `lru` are made under it, by the one thread that makes any:
-	 * that thread may look without. */
+	/* Changes of keys and lengths are made under it, by the one thread that makes
+	 * any: that thread may look without. */
 	pthread_mutex_t lock;
-	struct kvh_lru lru;
+	struct kvh_shelf shelf; /* an item's data is the frame, malloc'ed */
 };
 
-static int mem_init(struct mem_l2 *mem)
+static int mem_init(struct mem_l2 *mem, int eviction, uint64_t size)
 {
-	int ret = kvh_lru_init(&mem->lru);
+	const struct kvh_order_ops *policy = kvh_order_find(kvh_shelf_policies[eviction]);
+	int ret = kvh_shelf_open(&mem->shelf, policy, size);
 
 	if (ret < 0)
 		return ret;
 	mem->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (mem->fd < 0) {
 		ret = -errno;
-		kvh_lru_fini(&mem->lru);
+		kvh_shelf_close(&mem->shelf);
 		return ret;
 	}
 	pthread_mutex_init(&mem->lock, NULL);
@@ -55,6 +47,7 @@ static int mem_open(const char *conf, const struct kvh_l2_env *env, void **self_
 {
 	uint64_t size = UINT64_C(1) << 30;
 	uint32_t depth = 256;
+	int eviction = 0;
 	const struct kvh_conf_option options[] = {
 		{.name = "size",
 		 .type = KVH_CONF_BYTES,
@@ -66,6 +59,10 @@ static int mem_open(const char *conf, const struct kvh_l2_env *env, void **self_
 		 .value = &depth,
 		 .min = 1,
 		 .max = 65536},
+		{.name = "eviction",
+		 .type = KVH_CONF_CHOICE,
+		 .value = &eviction,
+		 .choices = kvh_shelf_policies},
 		{.name = NULL},
 	};
 	struct mem_l2 *mem;
@@ -79,9 +76,8 @@ static int mem_open(const char *conf, const struct kvh_l2_env *env, void **self_
 	mem = calloc(1, sizeof(*mem));
 	if (mem == NULL)
 		return -ENOMEM;
-	mem->size = size;
 	mem->depth = depth;
-	ret = mem_init(mem);
+	ret = mem_init(mem, eviction, size);
 	if (ret < 0) {
 		free(mem);
 		return ret;
@@ -90,31 +86,33 @@ static int mem_open(const char *conf, const struct kvh_l2_env *env, void **self_
 	return 0;
 }
 
-static struct mem_frame *mem_find(const struct mem_l2 *mem, const struct kvh_key *key)
+/* Out with an item and its frame; `evicted`: for others. */
+static void mem_drop(struct mem_l2 *mem, uint32_t item, bool evicted)
 {
-	return (struct mem_frame *)kvh_lru_find(&mem->lru, key);
-}
+	struct kvh_shelf *shelf = &mem->shelf;
 
-static void mem_drop(struct mem_l2 *mem, struct mem_frame *frame)
-{
 	pthread_mutex_lock(&mem->lock);
-	kvh_lru_remove(&mem->lru, &frame->node);
+	if (kvh_shelf_at(shelf, item)->state == KVH_SHELF_LISTED)
+		kvh_shelf_hold(shelf, item);
+	free(kvh_shelf_at(shelf, item)->data);
+	if (evicted)
+		kvh_shelf_evicted(shelf, item);
+	else
+		kvh_shelf_set_len(shelf, item, 0);
+	kvh_shelf_remove(shelf, item);
 	pthread_mutex_unlock(&mem->lock);
-	assert(mem->used >= frame->len);
-	mem->used -= frame->len;
-	free(frame);
 }
 
 static int mem_close(void *self, uint64_t deadline_ns)
 {
 	struct mem_l2 *mem = self;
-	struct kvh_lru_node *node;
+	uint32_t item = 0;
 
 	(void)deadline_ns; /* nothing runs that could outlast it */
-	while ((node = kvh_lru_oldest(&mem->lru)) != NULL)
-		mem_drop(mem, (struct mem_frame *)node);
-	assert(mem->used == 0);
-	kvh_lru_fini(&mem->lru);
+	while ((item = kvh_shelf_next(&mem->shelf, item)) != KVH_SHELF_NONE)
+		mem_drop(mem, item, false);
+	assert(kvh_shelf_check(&mem->shelf));
+	kvh_shelf_close(&mem->shelf);
 	pthread_mutex_destroy(&mem->lock);
 	close(mem->fd);
 	free(mem);
@@ -128,68 +126,94 @@ static void mem_query(const void *self, struct kvh_l2_caps *caps)
 	*caps = (struct kvh_l2_caps){
 		.max_inflight = mem->depth,
 		.align = 1,
-		.max_len = mem->size,
+		.max_len = mem->shelf.size,
 		.local_index = true,
 		.volatile_ = true,
+		.clear = true,
 	};
+}
+
+static int make_room(struct mem_l2 *mem, uint32_t item, uint64_t len)
+{
+	uint32_t victim;
+	int ret;
+
+	while ((ret = kvh_shelf_room(&mem->shelf, item, len, &victim)) == 1)
+		mem_drop(mem, victim, true);
+	return ret;
 }
 
 static int mem_put(struct mem_l2 *mem, const struct kvh_l2_req *req)
 {
-	struct mem_frame *frame = mem_find(mem, &req->key);
+	uint32_t item = kvh_shelf_find(&mem->shelf, &req->key);
+	void *bytes;
+	int ret;
 
-	if (frame != NULL)
-		mem_drop(mem, frame);
-	while (mem->used + req->len > mem->size) {
-		mem_drop(mem, (struct mem_frame *)kvh_lru_oldest(&mem->lru));
-		mem->evicted++;
-	}
-	frame = malloc(sizeof(*frame) + req->len);
-	if (frame == NULL)
-		return -ENOMEM;
-	frame->node.key = req->key;
-	frame->len = req->len;
-	memcpy(frame->bytes, req->buf, req->len);
+	if (item != KVH_SHELF_NONE)
+		mem_drop(mem, item, false);
 	pthread_mutex_lock(&mem->lock);
-	kvh_lru_insert(&mem->lru, &frame->node);
+	item = kvh_shelf_add(&mem->shelf, &req->key);
 	pthread_mutex_unlock(&mem->lock);
-	mem->used += req->len;
+	if (item == KVH_SHELF_NONE)
+		return -ENOMEM;
+	ret = make_room(mem, item, req->len);
+	bytes = ret == 0 ? malloc(req->len) : NULL;
+	if (bytes == NULL) {
+		mem_drop(mem, item, false);
+		return ret == 0 ? -ENOMEM : ret;
+	}
+	memcpy(bytes, req->buf, req->len);
+	pthread_mutex_lock(&mem->lock);
+	kvh_shelf_at(&mem->shelf, item)->data = bytes;
+	kvh_shelf_set_len(&mem->shelf, item, req->len);
+	kvh_shelf_list(&mem->shelf, item);
+	pthread_mutex_unlock(&mem->lock);
 	return 0;
 }
 
-static int mem_get(struct mem_l2 *mem, const struct kvh_l2_req *req)
+static int mem_get(struct mem_l2 *mem, const struct kvh_l2_req *req, uint32_t item)
 {
-	struct mem_frame *frame = mem_find(mem, &req->key);
+	const struct kvh_shelf_item *at = kvh_shelf_at(&mem->shelf, item);
 
-	if (frame == NULL)
-		return -ENOENT;
-	if (frame->len != req->len)
+	if (at->len != req->len)
 		return -EIO; /* rule 5 */
-	memcpy(req->buf, frame->bytes, frame->len);
-	kvh_lru_touch(&mem->lru, &frame->node); /* peek does not look at the order */
+	memcpy(req->buf, at->data, at->len);
+	kvh_shelf_use(&mem->shelf, item); /* peek does not look at the order */
+	return 0;
+}
+
+static int mem_clear(struct mem_l2 *mem, kvh_space_t space)
+{
+	const struct kvh_shelf *shelf = &mem->shelf;
+
+	for (uint32_t item = kvh_shelf_next(shelf, 0); item != KVH_SHELF_NONE;
+	     item = kvh_shelf_next(shelf, item + 1)) {
+		if (kvh_shelf_at(shelf, item)->key.space == space)
+			mem_drop(mem, item, false);
+	}
 	return 0;
 }
 
 static int mem_run(struct mem_l2 *mem, struct kvh_l2_req *req)
 {
-	struct mem_frame *frame;
+	uint32_t item;
 
-	switch (req->op) {
-	case KVH_L2_PUT: return mem_put(mem, req);
-	case KVH_L2_GET: return mem_get(mem, req);
-	case KVH_L2_PROBE:
-	case KVH_L2_DELETE: break;
-	case KVH_L2_CLEAR: /* refused: caps */
-	case KVH_L2_FLUSH: return -EINVAL;
-	}
-	frame = mem_find(mem, &req->key);
-	if (frame == NULL)
+	if (req->op == KVH_L2_PUT)
+		return mem_put(mem, req);
+	if (req->op == KVH_L2_CLEAR)
+		return mem_clear(mem, req->key.space);
+	item = kvh_shelf_find(&mem->shelf, &req->key);
+	if (item == KVH_SHELF_NONE)
 		return -ENOENT;
-	if (req->op == KVH_L2_PROBE)
-		req->len = frame->len;
-	else
-		mem_drop(mem, frame);
-	return 0;
+	switch (req->op) {
+	case KVH_L2_GET: return mem_get(mem, req, item);
+	case KVH_L2_PROBE: req->len = kvh_shelf_at(&mem->shelf, item)->len; return 0;
+	case KVH_L2_DELETE: mem_drop(mem, item, false); return 0;
+	case KVH_L2_PUT: /* above */
+	case KVH_L2_CLEAR:
+	case KVH_L2_FLUSH: break; /* refused: caps */
+	}
+	return -EINVAL;
 }
 
 static int mem_submit(void *self, struct kvh_l2_req *req)
@@ -241,25 +265,28 @@ static int mem_event_fd(const void *self)
 
 static void mem_usage(const void *self, struct kvh_l2_usage *usage)
 {
-	const struct mem_l2 *mem = self;
+	kvh_shelf_usage(&((const struct mem_l2 *)self)->shelf, usage);
+}
 
-	*usage = (struct kvh_l2_usage){
-		.used_bytes = mem->used,
-		.capacity_bytes = mem->size,
-		.objects = mem->lru.n_nodes,
-		.evicted = mem->evicted,
-	};
+static int mem_limits(void *self, kvh_space_t space, uint64_t soft_bytes, uint64_t hard_bytes)
+{
+	return kvh_shelf_limits(&((struct mem_l2 *)self)->shelf, space, soft_bytes, hard_bytes);
+}
+
+static void mem_usage_space(const void *self, kvh_space_t space, struct kvh_l2_usage *usage)
+{
+	kvh_shelf_usage_space(&((const struct mem_l2 *)self)->shelf, space, usage);
 }
 
 static int mem_list(void *self,
 		    bool (*visit)(void *arg, const struct kvh_key *key, uint64_t len),
 		    void *arg)
 {
-	struct mem_l2 *mem = self;
+	const struct kvh_shelf *shelf = &((struct mem_l2 *)self)->shelf;
 
-	for (struct kvh_lru_node *node = kvh_lru_oldest(&mem->lru); node != &mem->lru.ends;
-	     node = node->newer) {
-		if (node == NULL || !visit(arg, &node->key, ((struct mem_frame *)node)->len))
+	for (uint32_t i = kvh_shelf_next(shelf, 0); i != KVH_SHELF_NONE;
+	     i = kvh_shelf_next(shelf, i + 1)) {
+		if (!visit(arg, &kvh_shelf_at(shelf, i)->key, kvh_shelf_at(shelf, i)->len))
 			break;
 	}
 	return 0;
@@ -270,8 +297,11 @@ static void mem_peek(const void *self, const struct kvh_key *keys, uint32_t n, u
 	struct mem_l2 *mem = (struct mem_l2 *)self; /* only the lock changes */
 
 	pthread_mutex_lock(&mem->lock);
-	for (uint32_t i = 0; i < n; i++)
-		found[i] = kvh_lru_find(&mem->lru, &keys[i]) != NULL;
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t item = kvh_shelf_find(&mem->shelf, &keys[i]);
+
+		found[i] = item != KVH_SHELF_NONE && kvh_shelf_at(&mem->shelf, item)->len > 0;
+	}
 	pthread_mutex_unlock(&mem->lock);
 }
 
@@ -280,6 +310,7 @@ const struct kvh_l2_ops kvh_l2_mem = {
 	.abi = KVH_L2_ABI,
 	.name = "mem",
 	.help = "size=BYTES  room for frames, 8K.. (1G)\n"
+		"eviction=lru|s3-fifo|arc  which frames go first (lru)\n"
 		"depth=N  requests at a time, 1..65536 (256)",
 	.open = mem_open,
 	.close = mem_close,
@@ -291,4 +322,6 @@ const struct kvh_l2_ops kvh_l2_mem = {
 	.usage = mem_usage,
 	.list = mem_list,
 	.peek = mem_peek,
+	.limits = mem_limits,
+	.usage_space = mem_usage_space,
 };

@@ -73,12 +73,13 @@ static void null_query(const void *self, struct kvh_l2_caps *caps)
 		.align = 1,
 		.max_len = UINT64_MAX,
 		.volatile_ = true,
+		.clear = true,
 	};
 }
 
 static int null_answer(enum kvh_l2_op op)
 {
-	return op == KVH_L2_PUT ? 0 : -ENOENT;
+	return op == KVH_L2_PUT || op == KVH_L2_CLEAR ? 0 : -ENOENT;
 }
 
 static int null_submit(void *self, struct kvh_l2_req *req)

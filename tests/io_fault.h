@@ -30,6 +30,7 @@ enum Call {
 	kFallocate,
 	kFtruncate,
 	kFstat,
+	kFstatvfs,
 	kMkdir,
 	kRename,
 	kUnlink,
@@ -309,6 +310,12 @@ class IoFault
 
 		return error != 0 ? error : kvh_io_system.fstat(nullptr, fd, st);
 	}
+	static int do_fstatvfs(void *ctx, int fd, struct statvfs *vfs)
+	{
+		const int error = self(ctx)->enter(kFstatvfs);
+
+		return error != 0 ? error : kvh_io_system.fstatvfs(nullptr, fd, vfs);
+	}
 	static int do_mkdir(void *ctx, int dirfd, const char *path, mode_t mode)
 	{
 		const int error = self(ctx)->enter(kMkdir);
@@ -367,6 +374,7 @@ class IoFault
 		table.fallocate = do_fallocate;
 		table.ftruncate = do_ftruncate;
 		table.fstat = do_fstat;
+		table.fstatvfs = do_fstatvfs;
 		table.mkdir = do_mkdir;
 		table.rename = do_rename;
 		table.unlink = do_unlink;

@@ -29,7 +29,7 @@ TEST(FaultScript, Understood)
 	const auto rules = parse(
 		"put@3x2:fail=ENOSPC; get x*:delay=20;any:corrupt=header ;"
 		"probe:short=lie;delete:fail=5;get:reorder=4;put:hang=hard;any@9:die;"
-		"any:mute;get:corrupt=8192;put:short;get:hang;put:fail");
+		"any:mute;get:corrupt=8192;put:short;get:hang;put:fail;clear:fail;flush:hang");
 	const struct kvh_fault_rule want[] = {
 		{KVH_L2_PUT, 3, 2, KVH_FAULT_FAIL, ENOSPC, 0},
 		{KVH_L2_GET, 1, UINT64_MAX, KVH_FAULT_DELAY, 20, 0},
@@ -44,6 +44,8 @@ TEST(FaultScript, Understood)
 		{KVH_L2_PUT, 1, 1, KVH_FAULT_SHORT, 0, 0},
 		{KVH_L2_GET, 1, 1, KVH_FAULT_HANG, 0, 0},
 		{KVH_L2_PUT, 1, 1, KVH_FAULT_FAIL, EIO, 0},
+		{KVH_L2_CLEAR, 1, 1, KVH_FAULT_FAIL, EIO, 0},
+		{KVH_L2_FLUSH, 1, 1, KVH_FAULT_HANG, 0, 0},
 	};
 
 	ASSERT_EQ(rules.size(), sizeof(want) / sizeof(want[0]));
@@ -446,6 +448,34 @@ TEST_F(Fault, AllActionsTogetherEndEachOnce)
 	}
 	EXPECT_EQ(stats().applied[KVH_FAULT_HANG], 5u);
 	EXPECT_EQ(stats().applied[KVH_FAULT_FAIL], 5u);
+}
+
+TEST_F(Fault, AClearThatFailsClearsNothing)
+{
+	struct kvh_l2_req clear = make_req(KVH_L2_CLEAR, make_key(0));
+
+	open("");
+	ASSERT_EQ(l2_->put(make_key(1), make_frame(make_key(1), 4096)), 0);
+	ASSERT_EQ(kvh_fault_set_script(handle_, "clear:fail"), 0);
+	EXPECT_EQ(l2_->run(&clear), -EIO);
+	EXPECT_GT(l2_->probe(make_key(1)), 0);
+	EXPECT_EQ(l2_->run(&clear), 0);
+	EXPECT_EQ(l2_->probe(make_key(1)), -ENOENT);
+	EXPECT_EQ(stats().accepted[KVH_L2_CLEAR], 2u);
+}
+
+TEST_F(Fault, ItIsSickWhileItIsDead) // 14
+{
+	const char *why = nullptr;
+
+	open("");
+	EXPECT_EQ(l2_->ops()->health(l2_->self(), &why), 0);
+	ASSERT_EQ(kvh_fault_set_script(handle_, "probe:die"), 0);
+	EXPECT_EQ(l2_->probe(make_key(1)), -EIO);
+	EXPECT_EQ(l2_->ops()->health(l2_->self(), &why), -EIO);
+	ASSERT_NE(why, nullptr);
+	ASSERT_EQ(kvh_fault_set_script(handle_, ""), 0);
+	EXPECT_EQ(l2_->ops()->health(l2_->self(), &why), 0);
 }
 
 } // namespace

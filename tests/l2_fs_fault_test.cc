@@ -28,8 +28,9 @@ class FsFault : public ::testing::Test
       protected:
 	std::unique_ptr<Adapter> open(const std::string &options = "")
 	{
-		auto l2 = std::make_unique<Adapter>("fs:" + root() + options, IoFault::ops(),
-						    &io_);
+		// Without the look after the directory, which would take injected faults.
+		auto l2 = std::make_unique<Adapter>("fs:" + root() + ",check=0" + options,
+						    IoFault::ops(), &io_);
 
 		EXPECT_EQ(l2->error(), 0);
 		return l2->error() == 0 ? std::move(l2) : nullptr;
@@ -284,6 +285,8 @@ TEST_F(FsFault, WithoutDirectItGoesThroughTheCache) // S8
 				EXPECT_EQ(put(*l2, n + 1), 0);
 			}
 			EXPECT_EQ(log.count("O_DIRECT"), 1u) << log.text();
+			EXPECT_GE(l2->usage().buffered, 1u) << "and it is counted";
+			EXPECT_EQ(l2->usage().objects, 5u) << "never 0 files, healthy";
 			EXPECT_EQ(io_.opened().back().flags & O_DIRECT, 0);
 			EXPECT_EQ(temporaries(), 0u);
 			io_.clear();
@@ -297,7 +300,7 @@ TEST_F(FsFault, DirectThatIsDemandedAndRefused) // S8
 		Log log;
 
 		io_.set_direct(how);
-		const Adapter l2("fs:" + root() + ",direct=on", IoFault::ops(), &io_);
+		const Adapter l2("fs:" + root() + ",check=0,direct=on", IoFault::ops(), &io_);
 		EXPECT_EQ(l2.error(), -EINVAL);
 		EXPECT_EQ(log.count("direct=on"), 1u) << log.text();
 		EXPECT_EQ(io_.open_fds(), 0u);
@@ -321,7 +324,7 @@ TEST_F(FsFault, AnOpenSurvivesEachCallThatFails)
 
 			io_.fail(static_cast<iofault::Call>(call), -EIO, nth, 1);
 			{
-				Adapter l2("fs:" + root(), IoFault::ops(), &io_);
+				Adapter l2("fs:" + root() + ",check=0", IoFault::ops(), &io_);
 
 				io_.clear();
 				if (l2.error() != 0) {
@@ -350,7 +353,7 @@ TEST_F(FsFault, AnOldKernelIsRefused)
 
 	ASSERT_TRUE(stdfs::create_directory(root()));
 	io_.fail(iofault::kOpen, -ENOSYS, 2);
-	EXPECT_EQ(Adapter("fs:" + root(), IoFault::ops(), &io_).error(), -ENOSYS);
+	EXPECT_EQ(Adapter("fs:" + root() + ",check=0", IoFault::ops(), &io_).error(), -ENOSYS);
 	EXPECT_EQ(log.count("openat2"), 1u) << log.text();
 }
 
@@ -415,7 +418,7 @@ TEST_F(FsFault, PlantedSymlinksAreNotScanned) // X6
 	}
 	stdfs::remove(root() + "/tmp");
 	stdfs::create_directory_symlink(outside, root() + "/tmp");
-	EXPECT_EQ(Adapter("fs:" + root(), IoFault::ops(), &io_).error(), -ELOOP);
+	EXPECT_EQ(Adapter("fs:" + root() + ",check=0", IoFault::ops(), &io_).error(), -ELOOP);
 	EXPECT_TRUE(stdfs::exists(outside +
 				  "/00/00000000000000000000000000000000-00000000-00000000"));
 	EXPECT_EQ(std::distance(stdfs::directory_iterator(outside), {}), 1)
