@@ -7,15 +7,16 @@
 #include "l2/conf.h"
 
 #include "host/log.h"
+#include "host/nearest.h"
 
 #include <assert.h>
-#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 struct pending {
 	bool given;
@@ -29,47 +30,70 @@ struct parser {
 	struct pending pending[KVH_CONF_OPTIONS_MAX]; /* one an option */
 };
 
-/* The power of two behind a unit's letter; -1: no such unit. */
-static int unit_shift(const char *unit)
-{
-	static const char letters[] = "KMGT";
-	const char *found;
+struct unit {
+	const char *name; /* any case */
+	uint64_t scale;
+};
 
-	if (*unit == '\0')
-		return 0;
-	found = strchr(letters, toupper((unsigned char)*unit));
-	if (found == NULL || unit[1] != '\0')
-		return -1;
-	return 10 * (int)(found - letters + 1);
-}
+static const struct unit byte_units[] = {
+	{"", 1},
+	{"K", UINT64_C(1) << 10},
+	{"M", UINT64_C(1) << 20},
+	{"G", UINT64_C(1) << 30},
+	{"T", UINT64_C(1) << 40},
+	{NULL, 0},
+};
 
-int kvh_conf_bytes(const char *text, uint64_t *bytes_p)
+static const struct unit duration_units[] = {
+	{"ns", 1},
+	{"us", 1000},
+	{"ms", 1000000},
+	{"s", UINT64_C(1000000000)},
+	{"min", UINT64_C(60000000000)},
+	{"h", UINT64_C(3600000000000)},
+	{NULL, 0},
+};
+
+/* Of a part of a unit, what is smaller than 1 is dropped. */
+static int parse_scaled(const char *text, const struct unit *unit, uint64_t *value_p)
 {
 	size_t whole = strspn(text, "0123456789");
 	size_t part = text[whole] == '.' ? strspn(text + whole + 1, "0123456789") : 0;
-	const char *unit = text + whole + (text[whole] == '.') + part;
-	int shift = unit_shift(unit);
-	uint64_t number = 0, scale = 1;
+	const char *end = text + whole + (text[whole] == '.') + part;
+	uint64_t number = 0, parts = 1;
 
+	while (unit->name != NULL && strcasecmp(unit->name, end) != 0)
+		unit++;
 	/* A point needs digits on both sides, and a unit that it is a part of. */
-	if (whole == 0 || shift < 0 || (text[whole] == '.' && (part == 0 || shift == 0)))
+	if (whole == 0 || unit->name == NULL ||
+	    (text[whole] == '.' && (part == 0 || unit->scale == 1)))
 		return -EINVAL;
-	for (const char *p = text; p < unit; p++) {
+	for (const char *p = text; p < end; p++) {
 		if (*p == '.')
 			continue;
 		if (__builtin_mul_overflow(number, 10u, &number) ||
 		    __builtin_add_overflow(number, (uint64_t)(*p - '0'), &number))
 			return -ERANGE;
-		if (p > text + whole && __builtin_mul_overflow(scale, 10u, &scale))
+		if (p > text + whole && __builtin_mul_overflow(parts, 10u, &parts))
 			return -ERANGE;
 	}
 
-	unsigned __int128 bytes = ((unsigned __int128)number << shift) / scale;
+	unsigned __int128 value = (unsigned __int128)number * unit->scale / parts;
 
-	if (bytes > UINT64_MAX)
+	if (value > UINT64_MAX)
 		return -ERANGE;
-	*bytes_p = (uint64_t)bytes;
+	*value_p = (uint64_t)value;
 	return 0;
+}
+
+int kvh_conf_bytes(const char *text, uint64_t *bytes_p)
+{
+	return parse_scaled(text, byte_units, bytes_p);
+}
+
+int kvh_conf_duration(const char *text, uint64_t *ns_p)
+{
+	return parse_scaled(text, duration_units, ns_p);
 }
 
 static int parse_number(const struct parser *parser, const struct kvh_conf_option *option,
@@ -153,13 +177,17 @@ static int parse_value(const struct parser *parser, const struct kvh_conf_option
 static void log_unknown(const struct parser *parser, const char *name)
 {
 	const char *names[KVH_CONF_OPTIONS_MAX + 1] = {NULL};
+	struct kvh_nearest nearest = {name, NULL, 0};
 	char allowed[512];
 
-	for (size_t i = 0; parser->options[i].name != NULL; i++)
+	for (size_t i = 0; parser->options[i].name != NULL; i++) {
 		names[i] = parser->options[i].name;
+		kvh_nearest_try(&nearest, names[i]);
+	}
 	join(names, allowed, sizeof(allowed));
-	kvh_err("%s: no option \"%s\"; there are %s (a path with a \"=\" begins with \"./\")",
-		parser->adapter, name, allowed);
+	kvh_err("%s: no option \"%s\"; the nearest is \"%s\", there are %s (a path with a "
+		"\"=\" begins with \"./\")",
+		parser->adapter, name, nearest.best != NULL ? nearest.best : "", allowed);
 }
 
 /* Cuts the item at `text` off, "\," turned into ","; returns where the next one

@@ -43,6 +43,8 @@ int kvh_conf_parse(const char *adapter, const char *conf, char **path_p,
 
 /* "64K", "1.5G", "4096": bytes. -EINVAL, -ERANGE. */
 int kvh_conf_bytes(const char *text, uint64_t *bytes_p);
+/* "30s", "1.5ms", with a unit of ns, us, ms, s, min, h: nanoseconds. The same. */
+int kvh_conf_duration(const char *text, uint64_t *ns_p);
 
 #ifdef __cplusplus
 }

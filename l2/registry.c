@@ -5,6 +5,7 @@
  */
 #include "host/log.h"
 #include "l2/l2.h"
+#include "l2/spec.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -20,7 +21,7 @@ const struct kvh_l2_ops *const kvh_l2_registry[] = {
 	&kvh_l2_null, &kvh_l2_mem, &kvh_l2_fault, &kvh_l2_fs, &kvh_l2_nvme, NULL,
 };
 
-static void log_unknown(const char *spec, size_t name_len)
+static void log_unknown(const char *spec, size_t name_len, const char *nearest)
 {
 	char names[256] = "";
 	size_t used = 0;
@@ -32,21 +33,21 @@ static void log_unknown(const char *spec, size_t name_len)
 			break;
 		used += (size_t)n;
 	}
-	kvh_err("l2: no adapter \"%.*s\" in \"%s\"; there are:%s", (int)name_len, spec, spec,
-		names);
+	kvh_err("l2: no adapter \"%.*s\" in \"%s\"; the nearest is \"%s\", there are:%s",
+		(int)name_len, spec, spec, nearest, names);
 }
 
 int kvh_l2_find(const char *spec, const struct kvh_l2_ops **ops_p, const char **conf_p)
 {
 	size_t len = strcspn(spec, ":");
+	const char *nearest;
+	const struct kvh_l2_ops *ops = kvh_l2_named(spec, len, &nearest);
 
-	for (const struct kvh_l2_ops *const *p = kvh_l2_registry; *p != NULL; p++) {
-		if (strlen((*p)->name) != len || strncmp((*p)->name, spec, len) != 0)
-			continue;
-		*ops_p = *p;
-		*conf_p = spec[len] == ':' ? spec + len + 1 : spec + len;
-		return 0;
+	if (ops == NULL) {
+		log_unknown(spec, len, nearest);
+		return -ENOENT;
 	}
-	log_unknown(spec, len);
-	return -ENOENT;
+	*ops_p = ops;
+	*conf_p = spec[len] == ':' ? spec + len + 1 : spec + len;
+	return 0;
 }
