@@ -50,16 +50,15 @@ static void evict_run(struct kvh_loop_work *work)
 							     offsetof(struct kvh_controller,
 								      evict));
 	struct kvh_arena_stats stats;
-	uint64_t target;
+	uint64_t low = __atomic_load_n(&c->opts.low_bytes, __ATOMIC_RELAXED), target = low;
 
 	__atomic_store_n(&c->evict_posted, false, __ATOMIC_SEQ_CST);
 	kvh_arena_stats(c->opts.arena, &stats);
-	if (stats.used_bytes <= c->opts.low_bytes || c->stopping)
+	if (stats.used_bytes <= low || c->stopping)
 		return;
-	target = c->opts.low_bytes;
 	if (stats.used_bytes - target > EVICT_SLICE)
 		target = stats.used_bytes - EVICT_SLICE;
-	if (kvh_l1_evict(c->opts.l1, target) > 0 && target > c->opts.low_bytes &&
+	if (kvh_l1_evict(c->opts.l1, target) > 0 && target > low &&
 	    !__atomic_exchange_n(&c->evict_posted, true, __ATOMIC_SEQ_CST))
 		kvh_loop_post(c->loop, &c->evict);
 }
@@ -69,9 +68,17 @@ void kvh_controller_pressure(struct kvh_controller *c)
 	struct kvh_arena_stats stats;
 
 	kvh_arena_stats(c->opts.arena, &stats);
-	if (stats.used_bytes > c->opts.high_bytes &&
+	if (stats.used_bytes > __atomic_load_n(&c->opts.high_bytes, __ATOMIC_RELAXED) &&
 	    !__atomic_exchange_n(&c->evict_posted, true, __ATOMIC_SEQ_CST))
 		kvh_loop_post(c->loop, &c->evict);
+}
+
+void kvh_controller_watermarks(struct kvh_controller *c, uint64_t high_bytes,
+			       uint64_t low_bytes)
+{
+	__atomic_store_n(&c->opts.high_bytes, high_bytes, __ATOMIC_RELAXED);
+	__atomic_store_n(&c->opts.low_bytes, low_bytes, __ATOMIC_RELAXED);
+	kvh_controller_pressure(c);
 }
 
 /* ---- any thread ------------------------------------------------------- */

@@ -30,7 +30,7 @@
 extern "C" {
 #endif
 
-#define KVH_ADAPTERS_MAX 16u
+#define KVH_ADAPTERS_MAX KVH_L2_MAX
 
 struct kvh_adapter;
 struct kvh_controller;
@@ -50,7 +50,7 @@ struct kvh_controller_opts {
 	uint64_t deadline_ns;           /* of an L2 request */
 	uint32_t retries;               /* of a PUT */
 	uint64_t queue_bytes;           /* waiting for one adapter, or out with it */
-	uint64_t high_bytes, low_bytes; /* watermarks */
+	uint64_t high_bytes, low_bytes; /* watermarks; relaxed atomics, they may change */
 	enum kvh_read_plan plan;
 	uint64_t read_bytes; /* being read from one adapter at once; one frame always may */
 	/* A read that takes longer is asked of another adapter; 0: as measured, UINT64_MAX:
@@ -154,6 +154,9 @@ void kvh_controller_post(struct kvh_controller *c, struct kvh_loop_work *work);
 struct kvh_workers *kvh_controller_workers(struct kvh_controller *c);
 /* Any thread, after L1 grew: wakes the evictor where usage is above `high`. */
 void kvh_controller_pressure(struct kvh_controller *c);
+/* Any thread; low < high. Usage above the new `high` is taken care of. */
+void kvh_controller_watermarks(struct kvh_controller *c, uint64_t high_bytes,
+			       uint64_t low_bytes);
 
 #ifdef __cplusplus
 }

@@ -11,6 +11,7 @@
 #include "host/adapter.h"
 #include "host/clock.h"
 #include "host/log.h"
+#include "host/option.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -61,93 +62,12 @@ void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size)
 	opts->size = size;
 	if (size < sizeof(*opts))
 		return; /* never known: every call refuses it */
-	opts->numa_node = -1;
-	opts->l2_retries = 2;
-}
+	for (const struct kvh_option *o = kvh_options; o->name != NULL; o++) {
+		struct kvh_option_value value = {o->fallback, NULL};
 
-static int bad_option(const char *name, uint64_t value, const char *allowed)
-{
-	kvh_err("engine: %s is %llu, allowed: %s", name, (unsigned long long)value, allowed);
-	return -EINVAL;
-}
-
-static int check_watermarks(struct kvh_engine_opts *o)
-{
-	if (o->watermark_high_pct == 0 && o->watermark_low_pct == 0) {
-		o->watermark_high_pct = 95;
-		o->watermark_low_pct = 90;
+		if (o->zero == KVH_ZERO_IS_ZERO && o->fallback_text == NULL)
+			kvh_option_set(o, opts, &value);
 	}
-	if (o->watermark_low_pct > 0 && o->watermark_low_pct < o->watermark_high_pct &&
-	    o->watermark_high_pct <= 100)
-		return 0;
-	kvh_err("engine: watermarks %u and %u; allowed: 0 < low < high <= 100",
-		o->watermark_high_pct, o->watermark_low_pct);
-	return -EINVAL;
-}
-
-/* Fills in the defaults. */
-static int check_options(struct kvh_engine_opts *o)
-{
-	if (o->l1_bytes < UINT64_C(1) << 20)
-		return bad_option("l1_bytes", o->l1_bytes, ">= 1 MiB");
-	if (o->l1_piece_bytes == 0)
-		o->l1_piece_bytes = UINT64_C(1) << 30;
-	if (o->l1_piece_bytes < UINT64_C(2) << 20 || o->l1_piece_bytes > UINT64_C(1) << 30)
-		return bad_option("l1_piece_bytes", o->l1_piece_bytes, "2 MiB..1 GiB");
-	if (o->n_l2 > KVH_ADAPTERS_MAX || (o->n_l2 > 0 && o->l2 == NULL))
-		return bad_option("n_l2", o->n_l2, "0..16");
-	for (uint32_t i = 0; i < o->n_l2; i++)
-		if (o->l2[i] == NULL)
-			return bad_option("first L2 spec that is NULL", i, "none");
-	if (o->numa_node < -1)
-		return bad_option("numa_node as unsigned", (uint32_t)o->numa_node,
-				  "-1, or a node");
-	if (o->workers == 0)
-		o->workers = 2;
-	if (o->workers > 64)
-		return bad_option("workers", o->workers, "1..64");
-	if (o->stage_bytes != 0 &&
-	    (o->stage_bytes < UINT64_C(64) << 10 || o->stage_bytes > UINT64_C(1) << 30))
-		return bad_option("stage_bytes", o->stage_bytes, "64 KiB..1 GiB");
-	if (o->l2_retries > 16)
-		return bad_option("l2_retries", o->l2_retries, "0..16");
-	if (o->l2_deadline_ns == 0)
-		o->l2_deadline_ns = 30 * KVH_NS_PER_S;
-	if (o->l2_queue_bytes == 0)
-		o->l2_queue_bytes = o->l1_bytes / 2;
-	return check_watermarks(o);
-}
-
-/* Of "name:PATH,...", as l2/conf.h reads it; 0: without a path. */
-static size_t spec_path_len(const char *spec)
-{
-	size_t start = strcspn(spec, ":"), n;
-
-	start += spec[start] == ':';
-	if (spec[start + strcspn(spec + start, "=/,")] == '=')
-		return 0; /* options only */
-	for (n = start; spec[n] != '\0' && spec[n] != ','; n++)
-		if (spec[n] == '\\' && spec[n + 1] == ',')
-			n++;
-	return n > start ? n : 0;
-}
-
-static int check_specs(const struct kvh_engine_opts *o)
-{
-	for (uint32_t i = 0; i < o->n_l2; i++) {
-		size_t len = spec_path_len(o->l2[i]);
-
-		/* Without a path two of them do not meet. */
-		for (uint32_t j = 0; j < i && len > 0; j++) {
-			if (spec_path_len(o->l2[j]) != len ||
-			    memcmp(o->l2[i], o->l2[j], len) != 0)
-				continue;
-			kvh_err("engine: L2 '%s' has the adapter and path of '%s'", o->l2[i],
-				o->l2[j]);
-			return -EEXIST;
-		}
-	}
-	return 0;
 }
 
 /* ---- open ------------------------------------------------------------- */
@@ -208,12 +128,23 @@ static uint64_t first_sequence(void)
 	return kvh_wall_ns();
 }
 
-static struct kvh_engine *engine_make(void)
+/* `opts` were checked. */
+static struct kvh_engine *engine_make(const struct kvh_engine_opts *opts)
 {
 	struct kvh_engine *engine = calloc(1, sizeof(*engine));
 
 	if (engine == NULL)
 		return NULL;
+	engine->device_name = strdup(opts->device);
+	if (engine->device_name == NULL) {
+		free(engine);
+		return NULL;
+	}
+	engine->opts = *opts; /* texts of choices are the table's */
+	engine->opts.device = engine->device_name;
+	engine->opts.l2 = NULL; /* the caller's; the adapters know */
+	engine->opts.n_l2 = 0;
+	pthread_mutex_init(&engine->opts_lock, NULL);
 	pthread_once(&forks_once, watch_forks);
 	engine->forks = __atomic_load_n(&forks, __ATOMIC_RELAXED);
 	engine->sequence.value = first_sequence();
@@ -226,6 +157,8 @@ static void engine_free(struct kvh_engine *engine)
 {
 	kvh_space_table_free(&engine->spaces);
 	pthread_mutex_destroy(&engine->lock);
+	pthread_mutex_destroy(&engine->opts_lock);
+	free(engine->device_name);
 	free(engine);
 }
 
@@ -235,19 +168,21 @@ int kvh_engine_open(const struct kvh_engine_opts *opts, struct kvh_engine **engi
 	const struct kvh_policy *policy;
 	struct kvh_engine *engine;
 	struct kvh_engine_opts o;
+	struct kvh_why why;
 	int err = kvh_check_size("engine", opts->size, sizeof(*opts));
 
 	if (err != 0)
 		return err;
 	o = *opts;
-	err = check_options(&o);
-	if (err == 0)
-		err = check_specs(&o);
-	if (err == 0)
-		err = kvh_policy_find(o.policy, &policy);
+	err = kvh_options_check(&o, false, &why);
+	if (err != 0) {
+		kvh_err("engine: %s", why.text);
+		return err;
+	}
+	err = kvh_policy_find(o.policy, &policy);
 	if (err != 0)
 		return err;
-	engine = engine_make();
+	engine = engine_make(&o);
 	if (engine == NULL)
 		return -ENOMEM;
 	err = kvh_device_open(o.device, &engine->dev);

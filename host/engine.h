@@ -34,6 +34,10 @@ struct kvh_engine {
 	uint32_t forks;       /* of the process, at open */
 	bool closing;         /* atomic */
 
+	pthread_mutex_t opts_lock;   /* of opts; taken before any other */
+	struct kvh_engine_opts opts; /* in force; without l2 */
+	char *device_name;           /* opts.device */
+
 	pthread_mutex_t lock; /* of all below */
 	struct kvh_queue *queues;
 	struct kvh_pool *pools;

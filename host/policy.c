@@ -59,3 +59,8 @@ int kvh_policy_find(const char *name, const struct kvh_policy **policy_p)
 	kvh_err("policy: '%s' is not known, allowed: default, buffer-only", name);
 	return -EINVAL;
 }
+
+const char *kvh_policy_name(size_t index)
+{
+	return index < sizeof(policies) / sizeof(policies[0]) ? policies[index].name : NULL;
+}

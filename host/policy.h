@@ -29,6 +29,8 @@ struct kvh_policy {
 
 /* "default", "buffer-only"; NULL is "default". -EINVAL: logged, with the names. */
 int kvh_policy_find(const char *name, const struct kvh_policy **policy_p);
+/* NULL beyond the last. */
+const char *kvh_policy_name(size_t index);
 
 #ifdef __cplusplus
 }

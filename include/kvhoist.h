@@ -70,6 +70,7 @@ typedef uint64_t kvh_lease_t;
 #define KVH_PENDING    1 /* the status of a chunk that is not settled yet */
 #define KVH_GROUPS_MAX 16u
 #define KVH_PLANES_MAX 4096u /* of a space, all groups together */
+#define KVH_L2_MAX     16u   /* adapters of an engine */
 
 /* "0.1.0 (cuda 13.0)" or "0.1.0 (no cuda)". Static. */
 KVH_API const char *kvh_version(void);
@@ -97,7 +98,7 @@ struct kvh_engine_opts {
 	/* Adapters in order of preference, each "name:PATH,option=value,...", as
 	 * docs/adapters.md lists them. The same name and path twice is -EEXIST. */
 	const char *const *l2;
-	uint32_t n_l2; /* 0..16 */
+	uint32_t n_l2; /* 0..KVH_L2_MAX */
 	/* "default": all to all adapters, nothing deleted from L1. "buffer-only":
 	 * a frame leaves L1 when every adapter has answered. NULL: "default". */
 	const char *policy;
@@ -124,6 +125,20 @@ KVH_API void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size);
  * others   as an adapter's open reports; the log says which adapter */
 KVH_API int kvh_engine_open(const struct kvh_engine_opts *opts, struct kvh_engine **engine_p);
 
+/* Changes an option while the engine runs, by the name and in the text that a
+ * configuration has; docs/configuration.md says which are live. What it affects is
+ * what comes after. The change is checked with all other options first: where it
+ * is refused, the old value stays in force, and the log says why. Waits for other
+ * changes, not for work.
+ * -EINVAL no such option, or its value is not allowed, alone or beside the others
+ * -EBUSY  the option is not live */
+KVH_API int kvh_engine_set(struct kvh_engine *engine, const char *name, const char *value);
+/* The value in force, as kvh_engine_set takes it; of l2.adapters see
+ * kvh_l2_status_get. Cut to `size`, with a NUL; returns its whole length.
+ * -EINVAL no such option */
+KVH_API int kvh_engine_get(struct kvh_engine *engine, const char *name, char *value,
+			   size_t size);
+
 /* Stops taking work (-ESHUTDOWN), lets stores that wait for L2 finish for at
  * most `drain_ns`, cancels the rest, waits for enqueued device copies, returns
  * every lease and frees everything, the engine's queues too: no events come any
@@ -132,6 +147,52 @@ KVH_API int kvh_engine_open(const struct kvh_engine_opts *opts, struct kvh_engin
  * 0, or -ETIMEDOUT: an adapter kept a buffer beyond its deadline; that memory
  * is left mapped, and counted in the log. The engine is gone either way. */
 KVH_API int kvh_engine_close(struct kvh_engine *engine, uint64_t drain_ns);
+
+/* ---- configuration ---------------------------------------------------- */
+
+/* The options of an engine by name, as docs/configuration.md lists them: from a
+ * JSON file, overridden by the environment (KVHOIST_L1_BYTES is l1.bytes),
+ * overridden by what a program takes as flags, in whatever order they are read.
+ * Every name and value is checked where it is read, and every error logged with
+ * its place, the value and what is allowed, or the nearest name. After an error
+ * the rest is still read, so that all are named, but kvh_config_opts refuses.
+ * One thread at a time; needs no engine. */
+struct kvh_config;
+
+/* All defaults. */
+KVH_API int kvh_config_open(struct kvh_config **config_p);
+/* NULL is fine. Options that kvh_config_opts gave point to it. */
+KVH_API void kvh_config_close(struct kvh_config *config);
+/* One file. NULL: the one that KVHOIST_CONFIG names, if it names one.
+ * -EINVAL  no JSON, an unknown or double name, a value that is not allowed
+ * -EEXIST  a file was read before
+ * -EFBIG   more than 1 MiB; others: it cannot be read */
+KVH_API int kvh_config_file(struct kvh_config *config, const char *path);
+/* Every variable that begins with KVHOIST_; one that is no option is an error. */
+KVH_API int kvh_config_env(struct kvh_config *config);
+/* A flag's. An adapter is added to those of earlier calls. */
+KVH_API int kvh_config_set(struct kvh_config *config, const char *name, const char *value);
+/* Checks what belongs together and fills *opts in. Its pointers are the
+ * configuration's, until that closes; kvh_engine_open copies.
+ * -EINVAL  also when a call before has refused something
+ * -EEXIST  two adapters have one path */
+KVH_API int kvh_config_opts(struct kvh_config *config, struct kvh_engine_opts *opts);
+
+struct kvh_config_value {
+	size_t size;
+	const char *name;     /* "l1.bytes", "l2.adapters[0]" */
+	const char *value;    /* in force, also a default; "" is none */
+	const char *origin;   /* "default", "FILE:LINE", "KVHOIST_L1_BYTES", "flag" */
+	const char *fallback; /* the default, or how it is derived */
+	const char *allowed;
+	const char *help;
+	uint32_t live;   /* kvh_engine_set takes it */
+	uint32_t number; /* the value is a number, a size, a duration, yes or no */
+};
+/* Of all options, one an index; the texts live until the next call on the
+ * configuration. -ENOENT there are no more. */
+KVH_API int kvh_config_value_get(struct kvh_config *config, uint32_t index,
+				 struct kvh_config_value *value);
 
 /* ---- space: what makes bytes interchangeable -------------------------- */
 

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * reconfigure.c - live options: kvh_engine_set and what the table's rows apply.
+ * Any thread, one change at a time; the parts that follow a change read it
+ * without a lock, or are told on their own thread.
+ */
+#include "host/engine.h"
+#include "host/log.h"
+#include "host/option.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+int kvh_apply_watermarks(struct kvh_engine *engine, const struct kvh_engine_opts *opts)
+{
+	struct kvh_arena_stats stats;
+
+	kvh_arena_stats(engine->arena, &stats);
+	kvh_controller_watermarks(engine->controller,
+				  stats.bytes * opts->watermark_high_pct / 100,
+				  stats.bytes * opts->watermark_low_pct / 100);
+	return 0;
+}
+
+static int option_find(const char *name, const struct kvh_option **option_p)
+{
+	*option_p = kvh_option_find(name);
+	if (*option_p != NULL)
+		return 0;
+	kvh_err("engine: \"%.64s\" is no option; the nearest is %s", name,
+		kvh_option_nearest(name));
+	return -EINVAL;
+}
+
+/* Under opts_lock. */
+static int change(struct kvh_engine *engine, const struct kvh_option *option, const char *text)
+{
+	struct kvh_engine_opts opts = engine->opts;
+	struct kvh_option_value value = {0};
+	struct kvh_why why;
+	char before[64];
+	int err = kvh_option_parse(option, text, &value, &why);
+
+	kvh_option_format(option, &engine->opts, before, sizeof(before));
+	if (err != 0) {
+		kvh_err("engine: %s %s; it stays %s", option->name, why.text, before);
+		return err;
+	}
+	kvh_option_set(option, &opts, &value);
+	err = kvh_options_check(&opts, true, &why);
+	if (err != 0) {
+		kvh_err("engine: %s; %s stays %s", why.text, option->name, before);
+		return err;
+	}
+	err = option->apply(engine, &opts);
+	if (err == 0)
+		engine->opts = opts;
+	return err;
+}
+
+int kvh_engine_set(struct kvh_engine *engine, const char *name, const char *value)
+{
+	const struct kvh_option *option;
+	int err = kvh_engine_alive(engine);
+
+	if (err == 0)
+		err = option_find(name, &option);
+	if (err != 0)
+		return err;
+	if (option->apply == NULL) {
+		kvh_err("engine: %s cannot change while the engine runs", name);
+		return -EBUSY;
+	}
+	pthread_mutex_lock(&engine->opts_lock);
+	err = change(engine, option, value);
+	pthread_mutex_unlock(&engine->opts_lock);
+	return err;
+}
+
+int kvh_engine_get(struct kvh_engine *engine, const char *name, char *value, size_t size)
+{
+	const struct kvh_option *option;
+	char text[256];
+	int err = kvh_engine_alive(engine);
+
+	if (err == 0)
+		err = option_find(name, &option);
+	if (err != 0)
+		return err;
+	if (option->type == KVH_OPTION_SPECS) {
+		kvh_err("engine: %s is a list: kvh_l2_status_get has each", name);
+		return -EINVAL;
+	}
+	pthread_mutex_lock(&engine->opts_lock);
+	kvh_option_format(option, &engine->opts, text, sizeof(text));
+	pthread_mutex_unlock(&engine->opts_lock);
+	return snprintf(value, size, "%s", text);
+}
