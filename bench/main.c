@@ -21,6 +21,8 @@ static int print_help(int argc, char **argv);
 static int print_version(int argc, char **argv);
 
 static const struct command commands[] = {
+	{"config", "kvhoist-bench config", kvh_bench_config,
+	 "print the options of an engine, and where each was said"},
 	{"replay", "kvhoist-bench replay", kvh_bench_replay,
 	 "play a trace of requests, and check every byte that is loaded"},
 	{"demo", "kvhoist-bench demo", kvh_bench_demo,

@@ -3,16 +3,16 @@
  * replay_cmd.c - `kvhoist-bench replay`: options, one run, report. One thread.
  */
 #include "bench/bench.h"
+#include "bench/engine_args.h"
 #include "bench/replay.h"
-#include "l2/conf.h"
 
 #include <argp.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define L2_MAX      16u
 #define PACED_SLOTS 16u
 
 struct options {
@@ -20,11 +20,7 @@ struct options {
 	const struct kvh_model *model;
 	double scale;
 	size_t n_requests; /* 0: as many as there are */
-	uint64_t l1_bytes; /* 0: enough for everything */
-	const char *l2[L2_MAX];
-	uint32_t n_l2;
-	const char *device;
-	const char *policy;
+	struct kvh_engine_args engine;
 	bool json, paced, persist, quiet;
 };
 
@@ -33,10 +29,6 @@ enum option_key {
 	OPTION_MODEL,
 	OPTION_SCALE,
 	OPTION_REQUESTS,
-	OPTION_L1,
-	OPTION_L2,
-	OPTION_DEVICE,
-	OPTION_POLICY,
 	OPTION_JSON,
 	OPTION_PACED,
 	OPTION_PERSIST,
@@ -54,11 +46,6 @@ static const struct argp_option option_list[] = {
 	 "1 (1)",
 	 0},
 	{"requests", OPTION_REQUESTS, "N", 0, "the first N only (all; 1000 if generated)", 0},
-	{"l1", OPTION_L1, "SIZE", 0, "pinned memory, like 512M (enough for everything)", 0},
-	{"l2", OPTION_L2, "SPEC", 0,
-	 "an adapter, like nvme:PATH,size=8G or fs:DIR; may be given several times", 0},
-	{"device", OPTION_DEVICE, "NAME", 0, "auto, host, cuda, cuda:N (auto)", 0},
-	{"policy", OPTION_POLICY, "NAME", 0, "default, buffer-only (default)", 0},
 	{"json", OPTION_JSON, NULL, 0, "print JSON instead of a table", 0},
 	{"paced", OPTION_PACED, NULL, 0,
 	 "begin requests at their time, several at once, instead of in sequence", 0},
@@ -104,33 +91,16 @@ static void take_requests(struct argp_state *state, struct options *o, const cha
 	o->n_requests = (size_t)n;
 }
 
-static void take_l1(struct argp_state *state, struct options *o, const char *text)
-{
-	if (kvh_conf_bytes(text, &o->l1_bytes) != 0 || o->l1_bytes < 1u << 20)
-		argp_error(state, "--l1 %s: must be a size of at least 1M, like 512M", text);
-}
-
-static void take_l2(struct argp_state *state, struct options *o, const char *spec)
-{
-	if (o->n_l2 == L2_MAX)
-		argp_error(state, "--l2 %s: there may be %u", spec, L2_MAX);
-	else
-		o->l2[o->n_l2++] = spec;
-}
-
 static error_t take(int key, char *arg, struct argp_state *state)
 {
 	struct options *o = state->input;
 
 	switch (key) {
+	case ARGP_KEY_INIT: state->child_inputs[0] = &o->engine; break;
 	case OPTION_TRACE: o->trace = arg; break;
 	case OPTION_MODEL: take_model(state, o, arg); break;
 	case OPTION_SCALE: take_scale(state, o, arg); break;
 	case OPTION_REQUESTS: take_requests(state, o, arg); break;
-	case OPTION_L1: take_l1(state, o, arg); break;
-	case OPTION_L2: take_l2(state, o, arg); break;
-	case OPTION_DEVICE: o->device = arg; break;
-	case OPTION_POLICY: o->policy = arg; break;
 	case OPTION_JSON: o->json = true; break;
 	case OPTION_PACED: o->paced = true; break;
 	case OPTION_PERSIST: o->persist = true; break;
@@ -141,37 +111,58 @@ static error_t take(int key, char *arg, struct argp_state *state)
 	return 0;
 }
 
+static const struct argp_child children[] = {{&kvh_engine_argp, 0, NULL, 0},
+					     {NULL, 0, NULL, 0}};
+
 static const struct argp parser = {
 	.options = option_list,
 	.parser = take,
+	.children = children,
 	.doc = "Plays a trace of requests through an engine and checks every byte that is "
-	       "loaded.\v"
+	       "loaded. Without a l1.bytes, L1 is as large as all blocks take.\v"
 	       "The exit status is 0 if all bytes were right, 1 if some were not or the run "
 	       "failed, 2 if the options or the trace are wrong.",
 };
 
 /* ---- the run ---- */
 
-static void engine_options(const struct options *o, uint64_t l1_bytes,
-			   struct kvh_engine_opts *engine)
+/* Enough for everything, and everything stays, unless watermarks are given. */
+static int whole_l1(struct kvh_engine_args *args, const struct kvh_replay *replay)
 {
-	kvh_engine_opts_init(engine, sizeof(*engine));
-	engine->device = o->device;
-	engine->l1_bytes = l1_bytes;
-	engine->l2 = o->l2;
-	engine->n_l2 = o->n_l2;
-	engine->policy = o->policy;
-	if (o->l1_bytes == 0) { /* everything stays */
-		engine->watermark_high_pct = 100;
-		engine->watermark_low_pct = 99;
-	}
+	char text[32];
+	uint64_t bytes;
+	bool high, low;
+	int err = kvh_replay_l1(replay, &bytes);
+
+	if (err != 0)
+		return err;
+	(void)snprintf(text, sizeof(text), "%" PRIu64, bytes);
+	err = kvh_config_set(args->config, "l1.bytes", text);
+	(void)kvh_engine_args_value(args, "watermark.high_pct", &high);
+	(void)kvh_engine_args_value(args, "watermark.low_pct", &low);
+	if (err != 0 || high || low)
+		return err;
+	err = kvh_config_set(args->config, "watermark.high_pct", "100");
+	return err != 0 ? err : kvh_config_set(args->config, "watermark.low_pct", "99");
 }
 
-static int play(const struct options *o, struct kvh_replay *replay, uint64_t l1_bytes)
+static int engine_options(struct options *o, const struct kvh_replay *replay,
+			  struct kvh_engine_opts *engine)
 {
-	struct kvh_engine_opts engine;
+	bool given;
+	int err = 0;
+
+	(void)kvh_engine_args_value(&o->engine, "l1.bytes", &given);
+	if (!given)
+		err = whole_l1(&o->engine, replay);
+	return err != 0 ? err : kvh_config_opts(o->engine.config, engine);
+}
+
+static int play(const struct options *o, struct kvh_replay *replay,
+		const struct kvh_engine_opts *engine)
+{
 	struct kvh_player_opts opts = {
-		.engine = &engine,
+		.engine = engine,
 		.geo = &replay->geo,
 		.trace = &replay->trace,
 		.rt = replay->rt,
@@ -188,7 +179,6 @@ static int play(const struct options *o, struct kvh_replay *replay, uint64_t l1_
 	int64_t distinct;
 	int err, rc;
 
-	engine_options(o, l1_bytes, &engine);
 	err = kvh_player_open(&opts, &player);
 	if (err != 0)
 		return err;
@@ -212,7 +202,7 @@ static int report(const struct options *o, struct kvh_replay *replay, uint64_t l
 	return 0;
 }
 
-static int prepare(const struct options *o, struct kvh_replay *replay, uint64_t *l1_p)
+static int prepare(struct options *o, struct kvh_replay *replay, struct kvh_engine_opts *engine)
 {
 	struct kvh_report_head head;
 	int err = kvh_geometry_make(o->model, o->scale, &replay->geo);
@@ -222,17 +212,14 @@ static int prepare(const struct options *o, struct kvh_replay *replay, uint64_t 
 	if (err != 0)
 		return err == -ENOMEM ? err : -EINVAL;
 	kvh_geometry_describe(&replay->geo, replay->geo_text, sizeof(replay->geo_text));
-	if (o->l1_bytes != 0)
-		*l1_p = o->l1_bytes;
-	else
-		err = kvh_replay_l1(replay, l1_p);
+	err = engine_options(o, replay, engine);
 	if (err == 0)
-		err = kvh_replay_runtime(replay, o->device, o->paced ? PACED_SLOTS : 1);
+		err = kvh_replay_runtime(replay, engine->device, o->paced ? PACED_SLOTS : 1);
 	replay->n_requests = replay->trace.n_requests;
 	replay->show_progress = !o->quiet && isatty(STDERR_FILENO) == 1;
 	if (err != 0 || o->quiet || o->json)
 		return err;
-	kvh_replay_head(replay, *l1_p, &head);
+	kvh_replay_head(replay, engine->l1_bytes, &head);
 	kvh_report_head_print(stdout, &head);
 	(void)fflush(stdout);
 	return 0;
@@ -251,23 +238,25 @@ int kvh_bench_replay(int argc, char **argv)
 {
 	struct options o = {.trace = "gen:1", .scale = 1, .model = kvh_model_at(0)};
 	struct kvh_replay replay = {0};
-	uint64_t l1_bytes = 0;
+	struct kvh_engine_opts engine;
 	int err, status;
 
 	(void)argp_parse(&parser, argc, argv, 0, NULL, &o);
 	kvh_bench_catch();
-	err = prepare(&o, &replay, &l1_bytes);
+	err = prepare(&o, &replay, &engine);
 	if (err == 0) {
-		err = play(&o, &replay, l1_bytes);
+		err = play(&o, &replay, &engine);
 		/* Without an engine there is nothing to report. */
 		if (replay.result.engines != 0) {
-			int rc = report(&o, &replay, l1_bytes);
+			int rc = report(&o, &replay, engine.l1_bytes);
 
 			status = exit_status(&replay, err != 0 ? err : rc);
 			kvh_replay_close(&replay);
+			kvh_config_close(o.engine.config);
 			return status;
 		}
 	}
 	kvh_replay_close(&replay);
+	kvh_config_close(o.engine.config);
 	return err == -EINVAL || err == -EEXIST ? KVH_BENCH_USAGE : KVH_BENCH_FAILED;
 }

@@ -361,10 +361,10 @@ TEST(Replay, EmptyPromptsAreRequestsToo)
 	EXPECT_EQ(Json(o.out)["requests"], 1);
 }
 
-/* The real one is no part of the project: $KVHOIST_TRACE, or beside the tree. */
+/* The real one is no part of the project: $KVH_TRACE, or beside the tree. */
 TEST(Replay, RealTraceHasItsTotals)
 {
-	const char *env = getenv("KVHOIST_TRACE");
+	const char *env = getenv("KVH_TRACE");
 	std::string path = env != nullptr ? env
 					  : KVH_SOURCE_DIR
 				   "/../shared/traces/conversation_trace.jsonl";

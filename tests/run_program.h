@@ -128,7 +128,7 @@ class Program
 	{
 		std::string self =
 			std::filesystem::read_symlink("/proc/self/exe").parent_path();
-		const char *env = getenv("KVHOIST_BENCH");
+		const char *env = getenv("KVH_BENCH");
 		std::string path = env != nullptr ? env : self + "/../kvhoist-bench";
 		std::vector<char *> argv;
 

@@ -274,10 +274,10 @@ TEST(TraceGenerator, HasTurnsAndSharedSystemPrompts)
 	kvh_trace_free(&trace);
 }
 
-/* The real trace is no part of the project: $KVHOIST_TRACE, or beside the tree. */
+/* The real trace is no part of the project: $KVH_TRACE, or beside the tree. */
 TEST(TraceReal, HasItsTotals)
 {
-	const char *env = getenv("KVHOIST_TRACE");
+	const char *env = getenv("KVH_TRACE");
 	std::string path = env != nullptr ? env
 					  : KVH_SOURCE_DIR
 				   "/../shared/traces/conversation_trace.jsonl";
