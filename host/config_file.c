@@ -408,7 +408,8 @@ static int parse(const char *where, const char *text, size_t len, json_t **root_
 	*root_p = json_loadb(text, len, JSON_REJECT_DUPLICATES, &error);
 	if (*root_p != NULL)
 		return 0;
-	if (json_error_code(&error) == json_error_out_of_memory)
+	/* Out of memory, jansson mostly says nothing. */
+	if (json_error_code(&error) == json_error_out_of_memory || error.text[0] == '\0')
 		return -ENOMEM;
 	kvh_err("%s:%d: %s", where, error.line > 0 ? error.line : 1, error.text);
 	return -EINVAL;

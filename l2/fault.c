@@ -115,10 +115,10 @@ static int fault_make_slots(struct kvh_fault *fault)
 	fault->next->query(fault->next_self, &fault->caps);
 	if (fault->caps.max_inflight > SLOTS_MAX)
 		fault->caps.max_inflight = SLOTS_MAX;
-	fault->n_slots = fault->caps.max_inflight;
-	fault->slots = calloc(fault->n_slots, sizeof(*fault->slots));
+	fault->slots = calloc(fault->caps.max_inflight, sizeof(*fault->slots));
 	if (fault->slots == NULL)
 		return -ENOMEM;
+	fault->n_slots = fault->caps.max_inflight;
 	for (uint32_t i = fault->n_slots; i-- > 0;) {
 		fault->slots[i].link = fault->free;
 		fault->free = &fault->slots[i];
