@@ -247,6 +247,7 @@ int calls_in_child(ForChild &a)
 	kvh_lease_t lease = 1;
 	kvh_queue *other;
 	uint64_t value;
+	char text[64];
 	const int64_t results[] = {
 		kvh_queue_fd(a.queue),
 		kvh_queue_poll(a.queue, &event, 1),
@@ -266,6 +267,8 @@ int calls_in_child(ForChild &a)
 		kvh_cancel(a.queue, 1),
 		kvh_status_get(a.engine, &a.status),
 		kvh_l2_status_get(a.engine, 0, &a.l2),
+		kvh_engine_set(a.engine, "watermark.low_pct", "80"),
+		kvh_engine_get(a.engine, "device", text, sizeof(text)),
 		kvh_engine_close(a.engine, UINT64_MAX),
 	};
 
@@ -284,7 +287,7 @@ TEST(Fork, CallsOfTheChildAreRefusedAndTheParentGoesOn)
 	Queue queue(engine);
 	ForChild args(engine, queue, pool, desc);
 
-	for (uint64_t i = 0; i < 20; i++) {
+	for (uint64_t i = 0; i < 1000; i++) {
 		Job job;
 		int result = -1;
 
