@@ -102,7 +102,7 @@ static void device_fail(struct host_device *dev, const struct host_op *op, int e
 	if (!dev->failed)
 		kvh_err("host device: operation %d failed (%s): the device is dead",
 			(int)op->call, strerror(err));
-	dev->failed = true;
+	__atomic_store_n(&dev->failed, true, __ATOMIC_RELEASE);
 	kvh_host_streams_wake(dev);
 }
 
@@ -115,11 +115,11 @@ static int op_run(struct host_device *dev, struct host_op *op)
 		device_fail(dev, op, op->verdict.error);
 		return -EIO;
 	}
-	dev->running++;
+	(void)__atomic_add_fetch(&dev->running, 1, __ATOMIC_ACQ_REL);
 	pthread_mutex_unlock(&dev->lock);
 	err = op_work(op);
 	pthread_mutex_lock(&dev->lock);
-	dev->running--;
+	(void)__atomic_sub_fetch(&dev->running, 1, __ATOMIC_ACQ_REL);
 	if (err != 0)
 		device_fail(dev, op, -err);
 	else if (op->call == KVH_HOST_RECORD)

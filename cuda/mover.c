@@ -94,8 +94,10 @@ static bool mover_bury(struct kvh_mover *mover)
 
 static bool mover_pass(struct kvh_mover *mover)
 {
-	bool moved = lane_take_inbox(&mover->load);
+	bool moved;
 
+	kvh_pulse_set(&mover->pulse.waiting_ns, 0); /* before a look at what waits */
+	moved = lane_take_inbox(&mover->load);
 	moved |= lane_take_inbox(&mover->store);
 	if (kvh_mover_ops(mover)->dead(mover->dev))
 		return mover_bury(mover) || moved;
@@ -134,14 +136,19 @@ static enum kvh_round mover_round(void *arg, enum kvh_wake wake)
 	struct kvh_mover *mover = arg;
 	bool stopping;
 
-	if (!mover->moved && !mover_sleep(mover, wake == KVH_WAKE_WAIT) &&
-	    wake == KVH_WAKE_IF_READY)
-		return KVH_ROUND_ASLEEP;
+	if (!mover->moved) {
+		kvh_pulse_set(&mover->pulse.busy_ns, 0);
+		if (!mover_sleep(mover, wake == KVH_WAKE_WAIT) && wake == KVH_WAKE_IF_READY)
+			return KVH_ROUND_ASLEEP;
+	}
+	kvh_pulse_set(&mover->pulse.busy_ns, kvh_now_ns());
 	/* Asked before the pass: what was accepted until then is seen in it. */
 	stopping = atomic_load(&mover->stopping);
 	mover->moved = mover_pass(mover);
-	if (!mover->moved && stopping && !mover_busy(mover))
+	if (!mover->moved && stopping && !mover_busy(mover)) {
+		kvh_pulse_set(&mover->pulse.busy_ns, 0);
 		return KVH_ROUND_END;
+	}
 	mover->thread.alarm_ns = mover_busy(mover) ? kvh_deadline_ns(KVH_MOVER_POLL_NS)
 						   : UINT64_MAX;
 	return KVH_ROUND_DONE;
@@ -295,4 +302,9 @@ void kvh_mover_close(struct kvh_mover *mover)
 	else
 		kvh_thread_join(&mover->thread);
 	mover_free(mover);
+}
+
+const struct kvh_pulse *kvh_mover_pulse(const struct kvh_mover *mover)
+{
+	return &mover->pulse;
 }

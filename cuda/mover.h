@@ -25,6 +25,7 @@ extern "C" {
 #endif
 
 struct kvh_mover;
+struct kvh_pulse;
 
 struct kvh_mover_opts {
 	uint64_t stage_bytes; /* 0: 32 MiB; grows to the largest unit of a plan in use */
@@ -103,6 +104,8 @@ void kvh_mover_cancel(struct kvh_mover *mover, struct kvh_move *move);
 
 /* One pass: feed, query, finish. True if anything moved. Threadless only. */
 bool kvh_mover_step(struct kvh_mover *mover);
+/* Any thread. */
+const struct kvh_pulse *kvh_mover_pulse(const struct kvh_mover *mover);
 
 #ifdef __cplusplus
 }

@@ -19,6 +19,7 @@
 #include "cuda/mover.h"
 #include "cuda/mover_batch.h"
 #include "cuda/pack.h"
+#include "host/pulse.h"
 #include "host/thread.h"
 
 #include <stdatomic.h>
@@ -108,6 +109,7 @@ struct kvh_mover {
 	int wake; /* eventfd: notices, new moves, cancels, close */
 	struct kvh_thread thread;
 	atomic_bool stopping;
+	struct kvh_pulse pulse;
 	bool moved;      /* the last pass moved something: another may, too */
 	bool death_seen; /* the mover's thread has ended everything once */
 

@@ -365,6 +365,8 @@ void kvh_run_accept(struct kvh_move_run *run)
 	run->move->status = 0;
 	run->move->pages_lost = false;
 	lane->accepted++;
+	if (__atomic_load_n(&mover->pulse.waiting_ns, __ATOMIC_RELAXED) == 0)
+		kvh_pulse_set(&mover->pulse.waiting_ns, kvh_now_ns());
 	kvh_run_list_push(&lane->inbox, run);
 	pthread_mutex_unlock(&mover->lock);
 	kvh_mover_kick(mover);

@@ -150,6 +150,12 @@ static int by_address(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+/* Under the lock; kvh_arena_stats reads without. */
+static void count(uint64_t *counter, uint64_t change)
+{
+	__atomic_store_n(counter, *counter + change, __ATOMIC_RELAXED);
+}
+
 int kvh_arena_alloc(struct kvh_arena *arena, uint64_t bytes, uint32_t n, void **frames)
 {
 	struct kvh_size_class *class;
@@ -165,8 +171,8 @@ int kvh_arena_alloc(struct kvh_arena *arena, uint64_t bytes, uint32_t n, void **
 	class = kvh_class_get(arena, (uint32_t)(bytes / KVH_PAGE_BYTES));
 	if (class != NULL && n > 0)
 		got = alloc_frames(arena, class, n, frames);
-	arena->frames += got;
-	arena->used_bytes += got * bytes;
+	count(&arena->frames, got);
+	count(&arena->used_bytes, got * bytes);
 	pthread_mutex_unlock(&arena->lock);
 	if (!in_order(frames, got))
 		qsort(frames, got, sizeof(*frames), by_address);
@@ -180,8 +186,8 @@ void kvh_arena_free(struct kvh_arena *arena, void *frame)
 	pthread_mutex_lock(&arena->lock);
 	slab = kvh_slab_of(arena, frame, &number);
 	assert(!kvh_slab_is_free(arena, slab, number)); /* twice */
-	arena->frames--;
-	arena->used_bytes -= (uint64_t)arena->slabs[slab].pages * KVH_PAGE_BYTES;
+	count(&arena->frames, (uint64_t)-1);
+	count(&arena->used_bytes, -((uint64_t)arena->slabs[slab].pages * KVH_PAGE_BYTES));
 	kvh_slab_give(arena, slab, number);
 	pthread_mutex_unlock(&arena->lock);
 }
@@ -232,18 +238,18 @@ void *kvh_arena_base(const struct kvh_arena *arena, uint64_t *span_p)
 	return arena->map.base;
 }
 
+/* Without the lock: it is asked on the way of the data. */
 void kvh_arena_stats(struct kvh_arena *arena, struct kvh_arena_stats *stats)
 {
-	pthread_mutex_lock(&arena->lock);
 	*stats = (struct kvh_arena_stats){
 		.bytes = arena->map.bytes,
-		.used_bytes = arena->used_bytes,
-		.slab_bytes = arena->slab_granules * KVH_GRANULE_BYTES,
-		.frames = arena->frames,
+		.used_bytes = __atomic_load_n(&arena->used_bytes, __ATOMIC_RELAXED),
+		.slab_bytes = __atomic_load_n(&arena->slab_granules, __ATOMIC_RELAXED) *
+			      KVH_GRANULE_BYTES,
+		.frames = __atomic_load_n(&arena->frames, __ATOMIC_RELAXED),
 		.huge_bytes = arena->map.huge_bytes,
 		.numa_refused = arena->map.numa_refused,
 	};
-	pthread_mutex_unlock(&arena->lock);
 }
 
 /* The first granule at or above `offset` that is in a slab and its slab. */

@@ -122,6 +122,11 @@ struct kvh_workers *kvh_controller_workers(struct kvh_controller *c)
 	return c->workers;
 }
 
+const struct kvh_pulse *kvh_controller_pulse(const struct kvh_controller *c)
+{
+	return kvh_loop_pulse(c->loop);
+}
+
 uint32_t kvh_controller_adapters(const struct kvh_controller *c)
 {
 	return c->n_adapters;
@@ -240,6 +245,8 @@ int kvh_controller_open(const struct kvh_controller_opts *opts,
 	err = kvh_workers_open(opts->workers, &c->workers);
 	if (err != 0)
 		goto err_listener;
+	kvh_loop_measure(c->loop, c->opts.metrics->latency[KVH_LATENCY_ROUND]);
+	kvh_workers_measure(c->workers, c->opts.metrics->latency[KVH_LATENCY_WORK]);
 	err = kvh_prefetcher_open(c);
 	if (err != 0)
 		goto err_workers;

@@ -33,6 +33,7 @@ extern "C" {
 #define KVH_ADAPTERS_MAX KVH_L2_MAX
 
 struct kvh_adapter;
+struct kvh_pulse;
 struct kvh_controller;
 struct delete_batch;
 struct kvh_probing;
@@ -152,6 +153,7 @@ void kvh_erase_cancel(struct kvh_erase *e);
 
 void kvh_controller_post(struct kvh_controller *c, struct kvh_loop_work *work);
 struct kvh_workers *kvh_controller_workers(struct kvh_controller *c);
+const struct kvh_pulse *kvh_controller_pulse(const struct kvh_controller *c);
 /* Any thread, after L1 grew: wakes the evictor where usage is above `high`. */
 void kvh_controller_pressure(struct kvh_controller *c);
 /* Any thread; low < high. Usage above the new `high` is taken care of. */

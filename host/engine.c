@@ -144,6 +144,7 @@ static struct kvh_engine *engine_make(const struct kvh_engine_opts *opts)
 	engine->opts.device = engine->device_name;
 	engine->opts.l2 = NULL; /* the caller's; the adapters know */
 	engine->opts.n_l2 = 0;
+	engine->health_bound_ns = opts->health_bound_ns;
 	pthread_mutex_init(&engine->opts_lock, NULL);
 	pthread_once(&forks_once, watch_forks);
 	engine->forks = __atomic_load_n(&forks, __ATOMIC_RELAXED);

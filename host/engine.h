@@ -37,6 +37,7 @@ struct kvh_engine {
 	pthread_mutex_t opts_lock;   /* of opts; taken before any other */
 	struct kvh_engine_opts opts; /* in force; without l2 */
 	char *device_name;           /* opts.device */
+	uint64_t health_bound_ns;    /* the option; atomic */
 
 	pthread_mutex_t lock; /* of all below */
 	struct kvh_queue *queues;
@@ -51,6 +52,9 @@ static inline uint64_t kvh_next_sequence(struct kvh_engine *engine)
 {
 	return __atomic_add_fetch(&engine->sequence.value, 1, __ATOMIC_RELAXED);
 }
+
+/* Fills it in, whatever `size` says. */
+void kvh_health_read(struct kvh_engine *engine, struct kvh_health *health);
 
 /* 0; -EPERM in a child of fork; -ESHUTDOWN while it closes. */
 int kvh_engine_alive(const struct kvh_engine *engine);

@@ -22,6 +22,7 @@ static void load_forget(struct kvh_job *job)
 /* Without cancel: all of a load is on the device when its call returns. */
 static const struct kvh_job_ops load_ops = {
 	.name = "load",
+	.measured = 1 + KVH_LATENCY_LOAD,
 	.forget = load_forget,
 };
 
@@ -36,6 +37,7 @@ static void load_done(struct kvh_move *move)
 {
 	struct kvh_transfer *t = (struct kvh_transfer *)((char *)move -
 							 offsetof(struct kvh_transfer, move));
+	struct kvh_space_counters *s = t->pool->space->counters;
 	struct kvh_metrics *m = &t->engine->metrics;
 
 	for (uint32_t i = 0; i < t->n; i++) {
@@ -44,10 +46,13 @@ static void load_done(struct kvh_move *move)
 
 		kvh_transfer_status(t, piece->index, status);
 		if (status == 0) {
+			uint64_t bytes = t->pool->plans[piece->key.group]->payload_bytes;
+
 			t->n_ok++;
 			kvh_count(&m->loaded_chunks, 1);
-			kvh_count(&m->loaded_bytes,
-				  t->pool->plans[piece->key.group]->payload_bytes);
+			kvh_count(&m->loaded_bytes, bytes);
+			kvh_count(&s->loaded_chunks, 1);
+			kvh_count(&s->loaded_bytes, bytes);
 		} else if (t->first_error == 0) {
 			t->first_error = status;
 		}

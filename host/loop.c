@@ -7,7 +7,9 @@
  */
 #include "host/loop.h"
 
+#include "host/histogram.h"
 #include "host/log.h"
+#include "host/pulse.h"
 #include "host/thread.h"
 
 #include <errno.h>
@@ -26,6 +28,9 @@ struct kvh_loop {
 	uint64_t armed_ns; /* what timer_fd is set to; UINT64_MAX: off */
 	struct kvh_thread thread;
 	bool started, begun; /* the thread; its first round */
+	struct kvh_pulse pulse;
+	struct kvh_histogram *rounds; /* how long one takes, or NULL */
+	uint64_t woken_ns;            /* when this round began */
 	struct kvh_loop_source wake, timer;
 
 	pthread_mutex_t lock; /* of all below */
@@ -50,6 +55,7 @@ static bool run_posted(struct kvh_loop *loop)
 		work = loop->head;
 		loop->head = NULL;
 		loop->tail = &loop->head;
+		kvh_pulse_set(&loop->pulse.waiting_ns, 0);
 		stopping = loop->stopping;
 		pthread_mutex_unlock(&loop->lock);
 		empty = work == NULL;
@@ -81,13 +87,21 @@ static void arm(struct kvh_loop *loop, uint64_t at_ns)
 	loop->armed_ns = at_ns;
 }
 
+static void woken(struct kvh_loop *loop)
+{
+	loop->woken_ns = kvh_now_ns();
+	kvh_pulse_set(&loop->pulse.busy_ns, loop->woken_ns);
+}
+
 /* Sleeps, and handles the events; how many there were. */
 static int run_events(struct kvh_loop *loop, enum kvh_wake wake)
 {
 	struct epoll_event events[EVENTS_A_ROUND];
-	int n = epoll_wait(loop->epoll_fd, events, EVENTS_A_ROUND,
-			   wake == KVH_WAKE_WAIT ? -1 : 0);
-	int handled = 0;
+	int n, handled = 0;
+
+	kvh_pulse_set(&loop->pulse.busy_ns, 0);
+	n = epoll_wait(loop->epoll_fd, events, EVENTS_A_ROUND, wake == KVH_WAKE_WAIT ? -1 : 0);
+	woken(loop);
 
 	if (n < 0 && errno != EINTR)
 		kvh_err("loop: epoll_wait: %s", strerror(errno));
@@ -108,16 +122,24 @@ static enum kvh_round loop_round(void *arg, enum kvh_wake wake)
 	uint64_t now, at;
 
 	/* The first one sets the timer, so nothing is slept for. */
-	if (loop->begun && run_events(loop, wake) == 0 && wake == KVH_WAKE_IF_READY)
+	if (loop->begun && run_events(loop, wake) == 0 && wake == KVH_WAKE_IF_READY) {
+		kvh_pulse_set(&loop->pulse.busy_ns, 0);
 		return KVH_ROUND_ASLEEP;
+	}
+	if (!loop->begun)
+		woken(loop);
 	loop->begun = true;
-	if (run_posted(loop))
+	if (run_posted(loop)) {
+		kvh_pulse_set(&loop->pulse.busy_ns, 0);
 		return KVH_ROUND_END;
+	}
 	now = kvh_now_ns();
 	at = loop->tick(loop->arg, now);
 	if (loop->armed_ns <= now)
 		loop->armed_ns = UINT64_MAX - 1; /* has fired: set it anew */
 	arm(loop, at);
+	if (loop->rounds != NULL)
+		kvh_histogram_add(loop->rounds, kvh_now_ns() - loop->woken_ns);
 	return KVH_ROUND_DONE;
 }
 
@@ -200,6 +222,8 @@ void kvh_loop_post(struct kvh_loop *loop, struct kvh_loop_work *work)
 	first = loop->head == NULL;
 	*loop->tail = work;
 	loop->tail = &work->next;
+	if (first)
+		kvh_pulse_set(&loop->pulse.waiting_ns, kvh_now_ns());
 	if (first) /* later ones are seen with it; under the lock, so that stop cannot close
 		    * wake_fd in between */
 		(void)eventfd_write(loop->wake_fd, 1);
@@ -230,4 +254,14 @@ void kvh_loop_close(struct kvh_loop *loop)
 		kvh_timer_close(loop->timer_fd);
 	pthread_mutex_destroy(&loop->lock);
 	free(loop);
+}
+
+const struct kvh_pulse *kvh_loop_pulse(const struct kvh_loop *loop)
+{
+	return &loop->pulse;
+}
+
+void kvh_loop_measure(struct kvh_loop *loop, struct kvh_histogram *rounds)
+{
+	loop->rounds = rounds;
 }

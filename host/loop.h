@@ -13,7 +13,9 @@
 extern "C" {
 #endif
 
+struct kvh_histogram;
 struct kvh_loop;
+struct kvh_pulse;
 
 /* Handed over to the loop's thread: the poster's memory until run is called,
  * which may free it. */
@@ -41,6 +43,10 @@ void kvh_loop_post(struct kvh_loop *loop, struct kvh_loop_work *work);
 /* Runs what was posted, ends the thread, joins. Safe if never started. */
 void kvh_loop_stop(struct kvh_loop *loop);
 void kvh_loop_close(struct kvh_loop *loop);
+/* Any thread. */
+const struct kvh_pulse *kvh_loop_pulse(const struct kvh_loop *loop);
+/* Before start: counts how long rounds take, without their sleep. */
+void kvh_loop_measure(struct kvh_loop *loop, struct kvh_histogram *rounds);
 
 #ifdef __cplusplus
 }

@@ -7,7 +7,8 @@
 #ifndef KVH_HOST_METRICS_H
 #define KVH_HOST_METRICS_H
 
-#include <stdint.h>
+#include "host/clock.h"
+#include "host/histogram.h"
 
 typedef struct {
 	uint64_t value; /* relaxed atomic */
@@ -28,6 +29,7 @@ struct kvh_metrics {
 	kvh_counter jobs;           /* a gauge */
 	kvh_counter store_waiting;  /* a gauge: frames in the store controller */
 	kvh_counter l2_quarantined; /* a gauge: buffers of transfers past their deadline */
+	struct kvh_histogram latency[KVH_LATENCIES][KVH_HISTOGRAM_SHARDS];
 };
 
 static inline void kvh_count(kvh_counter *counter, uint64_t n)
@@ -38,6 +40,11 @@ static inline void kvh_count(kvh_counter *counter, uint64_t n)
 static inline void kvh_uncount(kvh_counter *gauge, uint64_t n)
 {
 	(void)__atomic_fetch_sub(&gauge->value, n, __ATOMIC_RELAXED);
+}
+
+static inline void kvh_took(struct kvh_metrics *m, enum kvh_latency_of which, uint64_t since_ns)
+{
+	kvh_histogram_add(&m->latency[which][kvh_histogram_shard()], kvh_now_ns() - since_ns);
 }
 
 static inline void kvh_gauge(kvh_counter *gauge, uint64_t value)

@@ -96,6 +96,7 @@ void kvh_format_duration(uint64_t ns, char *text, size_t size);
 
 /* ---- what live options do: reconfigure.c ------------------------------- */
 
+int kvh_apply_health(struct kvh_engine *engine, const struct kvh_engine_opts *opts);
 int kvh_apply_watermarks(struct kvh_engine *engine, const struct kvh_engine_opts *opts);
 
 #ifdef __cplusplus

@@ -72,6 +72,7 @@ bool kvh_prefetch_from_l1(struct kvh_controller *c, struct kvh_prefetch *p, uint
 		total += n;
 	} while (n == BATCH);
 	kvh_count(&c->opts.metrics->hits_l1, total);
+	kvh_count(&p->space->counters->hits_l1, total);
 	kvh_speculate_after(c, &p->prefix, p->space);
 	*n_ok_p = total;
 	return true;
@@ -127,6 +128,7 @@ void kvh_prefetch_unblock(struct kvh_controller *c)
  * prefetch missed nothing. Returns how many were kept. */
 static uint32_t keep_leases(struct kvh_prefetch *p, uint32_t got, bool count_misses)
 {
+	struct kvh_space_counters *s = p->space->counters;
 	struct kvh_metrics *m = p->controller->opts.metrics;
 	uint32_t kept[2] = {0, 0}, misses = 0, wasted = 0, entry;
 	struct kvh_walk walk = {0};
@@ -152,6 +154,10 @@ static uint32_t keep_leases(struct kvh_prefetch *p, uint32_t got, bool count_mis
 	kvh_count(&m->hits_l2, kept[1]);
 	kvh_count(&m->misses, misses);
 	kvh_count(&m->prefetch_wasted, wasted);
+	kvh_count(&s->hits_l1, kept[0]);
+	kvh_count(&s->hits_l2, kept[1]);
+	kvh_count(&s->misses, misses);
+	kvh_count(&s->prefetch_wasted, wasted);
 	return kept[0] + kept[1];
 }
 

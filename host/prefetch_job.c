@@ -78,6 +78,7 @@ static void prefetch_forget(struct kvh_job *job)
 
 static const struct kvh_job_ops prefetch_ops = {
 	.name = "prefetch",
+	.measured = 1 + KVH_LATENCY_PREFETCH,
 	.cancel = prefetch_cancel,
 	.forget = prefetch_forget,
 };

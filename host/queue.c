@@ -67,6 +67,7 @@ int kvh_job_begin(struct kvh_queue *queue, const struct kvh_job_ops *ops, uint64
 		job->ops = ops;
 		job->body = NULL;
 		job->user_data = user_data;
+		job->began_ns = kvh_now_ns();
 		job->state = KVH_JOB_ACTIVE;
 		check_locked(queue);
 	}
@@ -129,6 +130,9 @@ void kvh_job_end(struct kvh_job *job, int status, uint32_t n_ok, uint32_t usable
 				  .usable = usable,
 				  .flags = flags};
 
+	if (job->ops->measured != 0)
+		kvh_took(&queue->engine->metrics, (enum kvh_latency_of)(job->ops->measured - 1),
+			 job->began_ns);
 	pthread_mutex_lock(&queue->lock);
 	assert(job->state == KVH_JOB_ACTIVE);
 	job->state = KVH_JOB_ENDED;

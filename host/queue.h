@@ -29,6 +29,7 @@ struct kvh_job;
 /* What a kind of job does when asked; a const table a kind. */
 struct kvh_job_ops {
 	const char *name;
+	uint32_t measured; /* 1 + enum kvh_latency_of; 0: it is not */
 	/* User's thread, ACTIVE or ENDED. May be NULL: nothing can be cancelled. */
 	void (*cancel)(struct kvh_job *job);
 	/* User's thread, ENDED: frees the body. */
@@ -43,6 +44,7 @@ struct kvh_job {
 	const struct kvh_job_ops *ops;
 	void *body;
 	uint64_t user_data;
+	uint64_t began_ns;
 	enum kvh_job_state state; /* under the queue's lock */
 	struct kvh_job *next_free;
 };

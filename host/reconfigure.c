@@ -11,6 +11,12 @@
 #include <errno.h>
 #include <stdio.h>
 
+int kvh_apply_health(struct kvh_engine *engine, const struct kvh_engine_opts *opts)
+{
+	__atomic_store_n(&engine->health_bound_ns, opts->health_bound_ns, __ATOMIC_RELAXED);
+	return 0;
+}
+
 int kvh_apply_watermarks(struct kvh_engine *engine, const struct kvh_engine_opts *opts)
 {
 	struct kvh_arena_stats stats;

@@ -100,6 +100,7 @@ static void erase_forget(struct kvh_job *job)
 
 static const struct kvh_job_ops erase_ops = {
 	.name = "erase",
+	.measured = 1 + KVH_LATENCY_ERASE,
 	.cancel = erase_cancel,
 	.forget = erase_forget,
 };

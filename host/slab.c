@@ -251,7 +251,8 @@ static void slab_start(struct kvh_arena *arena, struct kvh_size_class *class, ui
 		arena->slab_of[slab + i] = slab;
 	set_bits(slab_bits(arena, slab), 0, n, true);
 	arena->free_granules[piece_of_granule(arena, slab)] -= granules;
-	arena->slab_granules += granules;
+	__atomic_store_n(&arena->slab_granules, arena->slab_granules + granules,
+			 __ATOMIC_RELAXED);
 	class->n_slabs++;
 	set_partial(class, slab, true);
 }
@@ -284,7 +285,8 @@ static void slab_end(struct kvh_arena *arena, struct kvh_size_class *class, uint
 	for (uint32_t i = 0; i < s->granules; i++)
 		arena->slab_of[slab + i] = KVH_SLAB_NONE;
 	arena->free_granules[piece_of_granule(arena, slab)] += s->granules;
-	arena->slab_granules -= s->granules;
+	__atomic_store_n(&arena->slab_granules, arena->slab_granules - s->granules,
+			 __ATOMIC_RELAXED);
 	class->n_slabs--;
 	*s = (struct kvh_slab){0};
 }

@@ -193,7 +193,8 @@ int kvh_space_make(const struct kvh_space_desc *desc, struct kvh_space **space_p
 	if (space == NULL)
 		return -ENOMEM;
 	space->shapes = calloc(planes, sizeof(space->shapes[0]));
-	if (space->shapes == NULL) {
+	space->counters = calloc(1, sizeof(*space->counters));
+	if (space->shapes == NULL || space->counters == NULL) {
 		err = -ENOMEM;
 		goto err_free;
 	}
@@ -218,6 +219,7 @@ void kvh_space_free(struct kvh_space *space)
 	if (space == NULL)
 		return;
 	free(space->shapes);
+	free(space->counters);
 	free(space);
 }
 

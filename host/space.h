@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * space.h - what makes bytes interchangeable: the descriptor's own copy, its
- * digest, and the sizes that follow from it. A space never changes; the table
- * only grows, and is read without a lock from any thread.
+ * digest, and the sizes that follow from it. A space never changes but for its
+ * counters; the table only grows, and is read without a lock from any thread.
  */
 #ifndef KVH_HOST_SPACE_H
 #define KVH_HOST_SPACE_H
 
+#include "host/metrics.h"
 #include "kvhoist.h"
 
 #include <pthread.h>
@@ -14,6 +15,14 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* Of one space, since open. */
+struct kvh_space_counters {
+	kvh_counter stored_chunks, stored_bytes;
+	kvh_counter loaded_chunks, loaded_bytes;
+	kvh_counter store_exists, store_no_memory, store_failed;
+	kvh_counter hits_l1, hits_l2, misses, prefetch_wasted;
+};
 
 struct kvh_space_group {
 	struct kvh_group_desc desc; /* planes: the space's own copy */
@@ -30,6 +39,7 @@ struct kvh_space {
 	uint32_t n_groups;
 	uint32_t n_planes; /* of all groups */
 	struct kvh_space *next;
+	struct kvh_space_counters *counters; /* any thread adds */
 	struct kvh_plane_shape *shapes;
 	struct kvh_space_group groups[KVH_GROUPS_MAX];
 };

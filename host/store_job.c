@@ -118,6 +118,7 @@ static void store_forget(struct kvh_job *job)
 
 static const struct kvh_job_ops store_ops = {
 	.name = "store",
+	.measured = 1 + KVH_LATENCY_STORE,
 	.cancel = store_cancel,
 	.forget = store_forget,
 };
@@ -127,6 +128,8 @@ static void store_publish(struct kvh_transfer *t, uint32_t i)
 	struct kvh_engine *engine = t->engine;
 	struct kvh_piece *piece = &t->pieces[i];
 	struct persisting *p = t->persisting;
+	struct kvh_space_counters *counters = t->pool->space->counters;
+	uint64_t bytes = t->pool->plans[piece->key.group]->payload_bytes;
 	int status = kvh_transfer_result(t, i);
 
 	if (status == 0) {
@@ -147,11 +150,13 @@ static void store_publish(struct kvh_transfer *t, uint32_t i)
 	if (status == 0) {
 		t->n_ok++;
 		kvh_count(&engine->metrics.stored_chunks, 1);
-		kvh_count(&engine->metrics.stored_bytes,
-			  t->pool->plans[piece->key.group]->payload_bytes);
+		kvh_count(&engine->metrics.stored_bytes, bytes);
+		kvh_count(&counters->stored_chunks, 1);
+		kvh_count(&counters->stored_bytes, bytes);
 		return;
 	}
 	kvh_count(&engine->metrics.store_failed, status != -ECANCELED);
+	kvh_count(&counters->store_failed, status != -ECANCELED);
 	if (t->first_error == 0)
 		t->first_error = status;
 }
@@ -185,6 +190,7 @@ static void store_done(struct kvh_move *move)
 static int store_reserve(struct kvh_transfer *t)
 {
 	struct kvh_l1_reserve *items = calloc(t->n, sizeof(items[0]));
+	struct kvh_space_counters *s = t->pool->space->counters;
 	struct kvh_metrics *m = &t->engine->metrics;
 
 	if (items == NULL)
@@ -210,9 +216,11 @@ static int store_reserve(struct kvh_transfer *t)
 		kvh_transfer_status(t, i, status);
 		if (status == -EEXIST || status == -EINPROGRESS) {
 			kvh_count(&m->store_exists, 1);
+			kvh_count(&s->store_exists, 1);
 			continue;
 		}
 		kvh_count(status == -ENOMEM ? &m->store_no_memory : &m->store_failed, 1);
+		kvh_count(status == -ENOMEM ? &s->store_no_memory : &s->store_failed, 1);
 		if (t->first_error == 0)
 			t->first_error = status;
 	}

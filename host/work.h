@@ -6,12 +6,15 @@
 #ifndef KVH_HOST_WORK_H
 #define KVH_HOST_WORK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
+struct kvh_histogram;
+struct kvh_pulse;
 struct kvh_workers;
 
 /* The poster's memory, the pool's until run is called; run may free it. */
@@ -25,6 +28,12 @@ int kvh_workers_open(uint32_t n_threads, struct kvh_workers **workers_p);
 void kvh_workers_close(struct kvh_workers *workers);
 /* Any thread. In order of posting with one thread. */
 void kvh_workers_post(struct kvh_workers *workers, struct kvh_work *work);
+/* A copy of a worker's; what waits waits for all of them. False: there are no more.
+ * Any thread. */
+bool kvh_workers_pulse(const struct kvh_workers *workers, uint32_t index,
+		       struct kvh_pulse *pulse);
+/* Before the first post: counts how long each takes. */
+void kvh_workers_measure(struct kvh_workers *workers, struct kvh_histogram *runs);
 
 #ifdef __cplusplus
 }

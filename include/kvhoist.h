@@ -113,6 +113,7 @@ struct kvh_engine_opts {
 	uint32_t l2_retries;     /* of a failed PUT, with backoff, 0..16; default 2 */
 	uint64_t l2_queue_bytes; /* frames waiting for one adapter; beyond, they are dropped and
 				  * counted; 0: half of l1_bytes */
+	uint64_t health_bound_ns; /* a thread that works for longer is ill; 0: 750 ms */
 };
 KVH_API void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size);
 
@@ -599,6 +600,41 @@ struct kvh_status {
 	uint64_t huge_bytes;    /* of L1 on huge pages asked for */
 };
 
+/* How long something took since open. A percentile is the true one, or at most a
+ * sixteenth more. */
+struct kvh_latency {
+	uint64_t count, sum_ns;
+	uint64_t p50_ns, p90_ns, p99_ns, p999_ns, max_ns;
+};
+
+enum kvh_latency_of {
+	KVH_LATENCY_STORE,    /* from the call to the terminal event */
+	KVH_LATENCY_LOAD,     /* the same */
+	KVH_LATENCY_PREFETCH, /* the same */
+	KVH_LATENCY_ERASE,    /* the same */
+	KVH_LATENCY_WORK,     /* a worker: one checksum made or held to a frame */
+	KVH_LATENCY_ROUND,    /* the controller's thread: a round, without its sleep */
+	KVH_LATENCIES
+};
+/* "store", "load", ...; NULL beyond the last. */
+KVH_API const char *kvh_latency_name(uint32_t which);
+
+/* Since open, of one space. */
+struct kvh_space_status {
+	kvh_space_t space;
+	uint64_t stored_chunks, stored_bytes;
+	uint64_t loaded_chunks, loaded_bytes;
+	uint64_t store_exists, store_no_memory, store_failed;
+	uint64_t hits_l1, hits_l2, misses, prefetch_wasted;
+};
+
+struct kvh_health {
+	size_t size;
+	uint32_t healthy; /* 1: all is well */
+	uint32_t n_ill;   /* threads, devices and adapters that are not */
+	char reason[120]; /* of the first */
+};
+
 struct kvh_l2_status {
 	size_t size;
 	char name[32];                       /* of the adapter */
@@ -612,11 +648,30 @@ struct kvh_l2_status {
 	uint64_t unregistered; /* pieces the adapter refused to attach */
 };
 
-/* Copies the counters: relaxed reads, and the arena's lock for a moment. */
+/* Copies the counters: relaxed reads, no lock. */
 KVH_API int kvh_status_get(struct kvh_engine *engine, struct kvh_status *status);
 /* -ENOENT  there is no adapter of that index */
 KVH_API int kvh_l2_status_get(struct kvh_engine *engine, uint32_t index,
 			      struct kvh_l2_status *status);
+
+/* Whether every part makes progress: 1 only if no thread has had work for longer
+ * than health.bound without getting anywhere, the device lives, and every adapter
+ * is in use. Asks nobody that might hang. Within a second of a change. */
+KVH_API int kvh_health_get(struct kvh_engine *engine, struct kvh_health *health);
+
+/* All of it at one time: the engine, every space, every adapter, latencies, health.
+ * No lock is taken; each counter is right, and two of them a moment apart. */
+struct kvh_snapshot {
+	struct kvh_status engine;
+	struct kvh_health health;
+	struct kvh_latency latency[KVH_LATENCIES];
+	uint32_t n_l2, n_spaces;
+	const struct kvh_l2_status *l2;
+	const struct kvh_space_status *spaces; /* in no order */
+};
+KVH_API int kvh_snapshot_take(struct kvh_engine *engine, struct kvh_snapshot **snapshot_p);
+/* NULL is fine. */
+KVH_API void kvh_snapshot_free(struct kvh_snapshot *snapshot);
 
 #ifdef __cplusplus
 }

@@ -220,6 +220,7 @@ struct ForChild {
 		kvh_pool_desc_init(&pool_desc, sizeof(pool_desc));
 		status.size = sizeof(status);
 		l2.size = sizeof(l2);
+		health.size = sizeof(health);
 	}
 
 	kvh_engine *engine;
@@ -238,6 +239,8 @@ struct ForChild {
 	kvh_pool_desc pool_desc;
 	kvh_status status = {};
 	kvh_l2_status l2 = {};
+	kvh_health health = {};
+	kvh_snapshot *snapshot = nullptr;
 };
 
 /* Every call that has an engine: 0, or which one was not refused. */
@@ -268,6 +271,8 @@ int calls_in_child(ForChild &a)
 		kvh_status_get(a.engine, &a.status),
 		kvh_l2_status_get(a.engine, 0, &a.l2),
 		kvh_engine_set(a.engine, "watermark.low_pct", "80"),
+		kvh_health_get(a.engine, &a.health),
+		kvh_snapshot_take(a.engine, &a.snapshot),
 		kvh_engine_get(a.engine, "device", text, sizeof(text)),
 		kvh_engine_close(a.engine, UINT64_MAX),
 	};

@@ -174,11 +174,16 @@ void run_queue(Rig &rig)
 void run_control(Rig &rig)
 {
 	char text[64];
+	kvh_snapshot *snapshot = nullptr;
 	kvh_status st{};
 
 	st.size = sizeof(st);
 	EXPECT_EQ(0, kvh_status_get(rig.engine.get(), &st));
 	EXPECT_EQ(0, kvh_engine_set(rig.engine.get(), "watermark.low_pct", "80"));
+	const int err = kvh_snapshot_take(rig.engine.get(), &snapshot);
+
+	EXPECT_TRUE(err == 0 || err == -ENOMEM) << err;
+	kvh_snapshot_free(snapshot);
 	EXPECT_LT(0, kvh_engine_get(rig.engine.get(), "watermark.low_pct", text, sizeof(text)));
 }
 

@@ -3,7 +3,7 @@
  * wrap.h - allocations, mappings and threads that fail when a test says so. For
  * programs named *_wrap_test: the linker puts these in front of what the library
  * calls (--wrap in tests/CMakeLists.txt). What C++ and shared libraries allocate is
- * not touched, but for jansson, which is told.
+ * not touched, but for jansson, which is told. Locks are counted.
  */
 #ifndef KVH_TESTS_WRAP_H
 #define KVH_TESTS_WRAP_H
@@ -14,7 +14,6 @@
 #include <cstdint>
 #include <cstring>
 #include <jansson.h>
-#include <mutex>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <unordered_set>
@@ -61,7 +60,7 @@ class Live
       public:
 	void *add(void *p)
 	{
-		std::lock_guard<std::mutex> guard(lock_);
+		const Spin guard(lock_);
 
 		if (p != nullptr)
 			all_.insert(p);
@@ -69,23 +68,40 @@ class Live
 	}
 	void remove(void *p)
 	{
-		std::lock_guard<std::mutex> guard(lock_);
+		const Spin guard(lock_);
 
 		all_.erase(p);
 	}
 	size_t count()
 	{
-		std::lock_guard<std::mutex> guard(lock_);
+		const Spin guard(lock_);
 
 		return all_.size();
 	}
 
       private:
-	std::mutex lock_;
+	/* No mutex: those are counted. */
+	struct Spin {
+		explicit Spin(std::atomic_flag &flag) : flag(flag)
+		{
+			while (flag.test_and_set(std::memory_order_acquire))
+				;
+		}
+		~Spin()
+		{
+			flag.clear(std::memory_order_release);
+		}
+		std::atomic_flag &flag;
+	};
+
+	std::atomic_flag lock_ = ATOMIC_FLAG_INIT;
 	std::unordered_set<void *> all_;
 };
 
 inline Plan memory, threads;
+/* How many mutexes this thread has locked, while it counts. */
+inline thread_local bool count_locks = false;
+inline thread_local uint64_t locks = 0;
 inline Live &live()
 {
 	static Live *live = new Live;
@@ -103,6 +119,7 @@ void *__real_aligned_alloc(size_t align, size_t size);
 int __real_posix_memalign(void **p, size_t align, size_t size);
 void __real_free(void *p);
 void *__real_mmap(void *at, size_t size, int prot, int flags, int fd, off_t offset);
+int __real_pthread_mutex_lock(pthread_mutex_t *lock);
 int __real_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*run)(void *),
 			  void *arg);
 
@@ -164,6 +181,11 @@ void *__wrap_mmap(void *at, size_t size, int prot, int flags, int fd, off_t offs
 		return MAP_FAILED;
 	}
 	return __real_mmap(at, size, prot, flags, fd, offset);
+}
+int __wrap_pthread_mutex_lock(pthread_mutex_t *lock)
+{
+	wrap::locks += wrap::count_locks;
+	return __real_pthread_mutex_lock(lock);
 }
 int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*run)(void *),
 			  void *arg)

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * health.c - whether every part of an engine makes progress, as of now. Any
+ * thread; asks nobody that might hang, and takes no lock.
+ *
+ * A thread is ill that has had work for longer than health.bound; a device that is
+ * dead; an adapter whose breaker is not closed, or that says so itself.
+ */
+#include "host/clock.h"
+#include "host/engine.h"
+#include "host/pulse.h"
+#include "host/work.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+/* The first reason stays. */
+static void ill(struct kvh_health *health, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+
+static void ill(struct kvh_health *health, const char *fmt, ...)
+{
+	va_list ap;
+
+	health->n_ill++;
+	if (health->n_ill > 1)
+		return;
+	va_start(ap, fmt);
+	(void)vsnprintf(health->reason, sizeof(health->reason), fmt, ap);
+	va_end(ap);
+}
+
+static void check_pulse(struct kvh_health *health, const struct kvh_pulse *pulse,
+			const char *who, uint64_t now_ns, uint64_t bound_ns)
+{
+	uint64_t age = kvh_pulse_age(pulse, now_ns);
+
+	if (age > bound_ns)
+		ill(health, "%s: no progress for %" PRIu64 " ms", who, age / KVH_NS_PER_MS);
+}
+
+static void check_workers(struct kvh_engine *engine, struct kvh_health *health, uint64_t now_ns,
+			  uint64_t bound_ns)
+{
+	const struct kvh_workers *workers = kvh_controller_workers(engine->controller);
+	struct kvh_pulse pulse;
+	char who[32];
+
+	for (uint32_t i = 0; kvh_workers_pulse(workers, i, &pulse); i++) {
+		(void)snprintf(who, sizeof(who), "worker %" PRIu32, i);
+		check_pulse(health, &pulse, who, now_ns, bound_ns);
+	}
+}
+
+void kvh_health_read(struct kvh_engine *engine, struct kvh_health *health)
+{
+	uint64_t bound_ns = __atomic_load_n(&engine->health_bound_ns, __ATOMIC_RELAXED);
+	uint64_t now_ns = kvh_now_ns();
+
+	*health = (struct kvh_health){.size = sizeof(*health)};
+	check_pulse(health, kvh_controller_pulse(engine->controller), "controller", now_ns,
+		    bound_ns);
+	check_pulse(health, kvh_mover_pulse(engine->mover), "mover", now_ns, bound_ns);
+	check_workers(engine, health, now_ns, bound_ns);
+	if (engine->dev->ops->dead(engine->dev))
+		ill(health, "device: it has died");
+	health->healthy = health->n_ill == 0;
+}
+
+int kvh_health_get(struct kvh_engine *engine, struct kvh_health *health)
+{
+	int err = kvh_engine_alive(engine);
+
+	if (err == 0)
+		err = kvh_check_size("health", health->size, sizeof(*health));
+	if (err == 0)
+		kvh_health_read(engine, health);
+	return err;
+}
