@@ -21,6 +21,7 @@ enum kvh_bench_exit {
 
 /* A subcommand: argv[0] is "kvhoist-bench NAME". Returns the exit status. */
 int kvh_bench_config(int argc, char **argv);
+int kvh_bench_status(int argc, char **argv);
 int kvh_bench_replay(int argc, char **argv);
 int kvh_bench_demo(int argc, char **argv);
 int kvh_bench_pack(int argc, char **argv);

@@ -23,6 +23,8 @@ static int print_version(int argc, char **argv);
 static const struct command commands[] = {
 	{"config", "kvhoist-bench config", kvh_bench_config,
 	 "print the options of an engine, and where each was said"},
+	{"status", "kvhoist-bench status", kvh_bench_status,
+	 "what it costs to count, and to ask for all that was counted"},
 	{"replay", "kvhoist-bench replay", kvh_bench_replay,
 	 "play a trace of requests, and check every byte that is loaded"},
 	{"demo", "kvhoist-bench demo", kvh_bench_demo,
