@@ -127,6 +127,10 @@ static void uring_close(void *engine)
 	struct uring *u = engine;
 
 	assert(u->running == 0 && u->later.head == NULL);
+	/* The kernel takes a ring down when it likes; until then the file would stay
+	 * open, and a block device claimed. */
+	if (u->fixed_file)
+		(void)io_uring_unregister_files(&u->ring);
 	io_uring_queue_exit(&u->ring);
 	free(u);
 }
