@@ -273,15 +273,15 @@ static int fill(struct session *s, struct kvh_rig *rig, uint32_t depth)
 }
 
 /* For what fio writes. Without it there is no comparison of stores. */
-static void make_spare(struct session *s, uint64_t size, uint32_t depth)
+static void make_twin(struct session *s, uint64_t size, uint32_t depth)
 {
 	bool writes = s->o->modes[KVH_L2_STORE] || s->o->modes[KVH_L2_MIXED];
 
 	if (!s->pairs.fio || !writes || s->target.kind != KVH_TARGET_FILE ||
-	    kvh_target_extend(&s->target) != 0)
+	    kvh_target_twin(&s->target) != 0)
 		return;
 	if (kvh_pairs_prepare(&s->pairs, &s->target, size, depth) != 0)
-		s->target.spare = 0;
+		kvh_target_twin_drop(&s->target);
 }
 
 static int run_modes(struct session *s, struct kvh_rig *rig, uint64_t size, uint32_t depth)
@@ -291,7 +291,7 @@ static int run_modes(struct session *s, struct kvh_rig *rig, uint64_t size, uint
 	if (err != 0)
 		return err;
 	kvh_target_look(&s->target);
-	make_spare(s, size, depth);
+	make_twin(s, size, depth);
 	for (enum kvh_l2_mode mode = 0; mode < KVH_L2_MODES && err == 0; mode++) {
 		struct kvh_pairs_row *row = &s->rows[s->n_rows];
 

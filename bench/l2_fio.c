@@ -69,7 +69,6 @@ static void args_make(const struct kvh_fio_opts *opts, struct args *args)
 	add_path(args, opts->path);
 	add(args, "--rw=%s", opts->pattern);
 	add(args, "--rwmixread=50");
-	add(args, "--offset=%" PRIu64, opts->offset);
 	add(args, "--size=%" PRIu64, opts->size);
 	add(args, "--bs=%" PRIu64, opts->block);
 	add(args, "--io_size=%" PRIu64, opts->bytes);

@@ -14,11 +14,11 @@ extern "C" {
 #endif
 
 struct kvh_fio_opts {
-	const char *path;      /* a file that is there, or a block device */
-	const char *pattern;   /* "write", "randread", "randrw" (half and half) */
-	uint64_t offset, size; /* of the part of it */
-	uint64_t block;        /* bytes of one request */
-	uint64_t bytes;        /* to move */
+	const char *path;    /* a file that is there, or a block device */
+	const char *pattern; /* "write", "randread", "randrw" (half and half) */
+	uint64_t size;       /* of it, from its start */
+	uint64_t block;      /* bytes of one request */
+	uint64_t bytes;      /* to move */
 	uint32_t depth;
 	uint64_t seed;
 	bool huge; /* buffers on huge pages */

@@ -2,7 +2,8 @@
 /*
  * l2_pairs.c - pairs of runs. Both move as many bytes; the adapter goes first in
  * every other pair, so that a disk that gets slower or faster favours neither.
- * fio reads where the frames are, and writes behind them in the same file.
+ * fio reads where the frames are; what it writes goes to a twin of the file, made
+ * and written once as that was, or it would write over frames that are read.
  */
 #include "bench/l2_pairs.h"
 
@@ -40,8 +41,8 @@ static const char *no_fio(const struct kvh_pairs_opts *opts, const struct kvh_ta
 		return "no file to compare with";
 	if (writes && target->kind == KVH_TARGET_BLOCK)
 		return "would write over the device";
-	if (writes && target->spare == 0)
-		return "no room in the file";
+	if (writes && target->twin == NULL)
+		return "no room for what it writes";
 	return NULL;
 }
 
@@ -78,11 +79,9 @@ static int run_fio(const struct kvh_pairs_opts *opts, const struct kvh_target *t
 {
 	bool writes = row->mode != KVH_L2_LOAD;
 	struct kvh_fio_opts fio = {
-		.path = target->path,
+		.path = writes ? target->twin : target->path,
 		.pattern = pattern_of(row->mode),
-		.offset = writes ? target->bytes : 0,
-		.size = (writes ? target->spare : target->bytes) / row->frame_bytes *
-			row->frame_bytes,
+		.size = target->bytes / row->frame_bytes * row->frame_bytes,
 		.block = row->frame_bytes,
 		.bytes = row->run_frames * row->frame_bytes,
 		.depth = row->depth,
@@ -213,12 +212,11 @@ int kvh_pairs_prepare(const struct kvh_pairs_opts *opts, const struct kvh_target
 		      uint64_t frame_bytes, uint32_t depth)
 {
 	const struct kvh_fio_opts fio = {
-		.path = target->path,
+		.path = target->twin,
 		.pattern = "write",
-		.offset = target->bytes,
-		.size = target->spare / frame_bytes * frame_bytes,
+		.size = target->bytes / frame_bytes * frame_bytes,
 		.block = frame_bytes,
-		.bytes = target->spare / frame_bytes * frame_bytes,
+		.bytes = target->bytes / frame_bytes * frame_bytes,
 		.depth = depth,
 		.seed = 1,
 		.huge = opts->fio_huge,

@@ -44,7 +44,7 @@ struct kvh_pairs_row {
 int kvh_pairs_run(const struct kvh_pairs_opts *opts, struct kvh_rig *rig,
 		  const struct kvh_target *target, struct kvh_pairs_row *row);
 
-/* Writes what kvh_target_extend has made once: the first write is slower. */
+/* Writes the target's twin once: the first write is slower. */
 int kvh_pairs_prepare(const struct kvh_pairs_opts *opts, const struct kvh_target *target,
 		      uint64_t frame_bytes, uint32_t depth);
 

@@ -62,7 +62,6 @@ void kvh_target_look(struct kvh_target *target)
 	struct stat st;
 
 	target->kind = KVH_TARGET_NONE;
-	target->spare = 0;
 	if (target->path == NULL || stat(target->path, &st) < 0)
 		return;
 	if (S_ISBLK(st.st_mode))
@@ -82,21 +81,44 @@ void kvh_target_look(struct kvh_target *target)
 	}
 }
 
-int kvh_target_extend(struct kvh_target *target)
+static int twin_make(const char *path, uint64_t bytes)
 {
-	int fd = open(target->path, O_WRONLY | O_CLOEXEC), err;
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600), err;
 
 	if (fd < 0)
 		return -errno;
-	err = fallocate(fd, 0, (off_t)target->bytes, (off_t)target->bytes) < 0 ? -errno : 0;
+	err = fallocate(fd, 0, 0, (off_t)bytes) < 0 ? -errno : 0;
 	(void)close(fd);
-	if (err == 0)
-		target->spare = target->bytes;
-	else
-		kvh_bench_complain("%s: no room for %" PRIu64
-				   " more bytes, for fio to write: %s",
-				   target->path, target->bytes, strerror(-err));
+	if (err != 0)
+		(void)unlink(path);
 	return err;
+}
+
+int kvh_target_twin(struct kvh_target *target)
+{
+	char *twin;
+	int err;
+
+	if (asprintf(&twin, "%s.fio", target->path) < 0)
+		return -ENOMEM;
+	err = twin_make(twin, target->bytes);
+	if (err == 0) {
+		target->twin = twin;
+		return 0;
+	}
+	kvh_bench_complain("%s: %" PRIu64 " bytes for fio to write: %s", twin, target->bytes,
+			   strerror(-err));
+	free(twin);
+	return err;
+}
+
+void kvh_target_twin_drop(struct kvh_target *target)
+{
+	if (target->twin == NULL)
+		return;
+	(void)unlink(target->twin);
+	free(target->twin);
+	target->twin = NULL;
 }
 
 /* ---- cold ---- */
@@ -179,6 +201,7 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 
 void kvh_target_fini(struct kvh_target *target)
 {
+	kvh_target_twin_drop(target);
 	if (target->path == NULL)
 		return;
 	if (!target->was_there)

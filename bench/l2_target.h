@@ -26,8 +26,8 @@ struct kvh_target {
 	char *path; /* NULL: the spec has none */
 	bool was_there;
 	enum kvh_target_kind kind; /* once the adapter has opened it */
-	uint64_t bytes;            /* FILE: of the adapter's part */
-	uint64_t spare;            /* FILE: behind it, for writes that are not the adapter's */
+	uint64_t bytes;            /* FILE, BLOCK */
+	char *twin;                /* FILE: another of its size beside it, or NULL */
 };
 
 /* Before the adapter is opened. -EEXIST: a file or directory is there already: it
@@ -35,13 +35,15 @@ struct kvh_target {
 int kvh_target_init(struct kvh_target *target, const char *spec);
 /* Once it is open. */
 void kvh_target_look(struct kvh_target *target);
-/* FILE: lengthens it by as much as it has, allocated and written by nobody yet. */
-int kvh_target_extend(struct kvh_target *target);
+/* FILE: makes its twin, for writes that are not the adapter's: allocated, and written
+ * by nobody yet. Complains. */
+int kvh_target_twin(struct kvh_target *target);
+void kvh_target_twin_drop(struct kvh_target *target);
 /* How a read comes by its bytes: "direct" (O_DIRECT), "dropped" (the page cache is
  * emptied of it by kvh_target_cool), "cached", "memory". Static. */
 const char *kvh_target_cold(const struct kvh_target *target);
 void kvh_target_cool(const struct kvh_target *target);
-/* After the close: removes what was not there before. */
+/* After the close: removes what was not there before, and the twin. */
 void kvh_target_fini(struct kvh_target *target);
 
 #ifdef __cplusplus
