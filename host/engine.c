@@ -112,7 +112,12 @@ static int open_controller(struct kvh_engine *engine, const struct kvh_engine_op
 		.deadline_ns = o->l2_deadline_ns,
 		.retries = o->l2_retries,
 		.queue_bytes = o->l2_queue_bytes,
-		.read_bytes = o->l1_bytes / 8,
+		.plan = o->prefetch_plan == kvh_read_plan_name(KVH_READ_FASTEST)
+				? KVH_READ_FASTEST
+				: KVH_READ_FIRST,
+		.read_bytes = o->prefetch_read_bytes,
+		.hedge_ns = o->prefetch_hedge_ns,
+		.speculate = o->prefetch_speculate,
 	};
 
 	kvh_arena_stats(engine->arena, &stats);

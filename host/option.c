@@ -408,5 +408,7 @@ int kvh_options_check(struct kvh_engine_opts *opts, bool dotted, struct kvh_why 
 		err = check_watermarks(opts, dotted, why);
 	if (err == 0 && opts->l2_queue_bytes == 0)
 		opts->l2_queue_bytes = opts->l1_bytes / 2;
+	if (err == 0 && opts->prefetch_read_bytes == 0)
+		opts->prefetch_read_bytes = opts->l1_bytes / 8;
 	return err;
 }

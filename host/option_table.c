@@ -7,6 +7,7 @@
 
 #include "host/clock.h"
 #include "host/policy.h"
+#include "host/source.h"
 
 #include <stddef.h>
 
@@ -94,6 +95,30 @@ const struct kvh_option kvh_options[] = {
 	 .max = UINT64_MAX,
 	 .fallback_text = "half of l1.bytes",
 	 .help = "frames waiting for one adapter; beyond, they are dropped and counted"},
+	{.name = "prefetch.plan",
+	 FIELD(prefetch_plan),
+	 .type = KVH_OPTION_CHOICE,
+	 .choice = kvh_read_plan_name,
+	 .fallback_text = "first",
+	 .help = "which of the adapters that have a chunk is read: the first, or the fastest"},
+	{.name = "prefetch.read_bytes",
+	 FIELD(prefetch_read_bytes),
+	 .type = KVH_OPTION_BYTES,
+	 .zero = KVH_ZERO_IS_DERIVED,
+	 .min = 1,
+	 .max = UINT64_MAX,
+	 .fallback_text = "an eighth of l1.bytes",
+	 .help = "read from one adapter at once; one frame always may"},
+	{.name = "prefetch.hedge",
+	 FIELD(prefetch_hedge_ns),
+	 .type = KVH_OPTION_DURATION,
+	 .max = UINT64_MAX,
+	 .help = "after which another adapter is asked, too; 0ns: as measured"},
+	{.name = "prefetch.speculate",
+	 FIELD(prefetch_speculate),
+	 .type = KVH_OPTION_U32,
+	 .max = 64,
+	 .help = "chunks that are read ahead of what was asked for"},
 	{.name = "health.bound",
 	 FIELD(health_bound_ns),
 	 .type = KVH_OPTION_DURATION,

@@ -196,3 +196,12 @@ void kvh_source_probed(struct kvh_sources *s, uint32_t a, uint64_t took_ns)
 {
 	average(&s->at[a].probe_ns, took_ns, s->at[a].probe_ns == 0);
 }
+
+const char *kvh_read_plan_name(size_t plan)
+{
+	switch (plan) {
+	case KVH_READ_FIRST: return "first";
+	case KVH_READ_FASTEST: return "fastest";
+	default: return NULL;
+	}
+}

@@ -28,6 +28,9 @@ enum kvh_read_plan {
 	KVH_READ_FASTEST, /* which is expected to have done it first */
 };
 
+/* "first", "fastest": by enum kvh_read_plan; NULL beyond the last. */
+const char *kvh_read_plan_name(size_t plan);
+
 #define KVH_SOURCES_MAX 16u
 
 /* Reads may be begun while reads < depth and bytes + more <= window_bytes, and one

@@ -114,6 +114,13 @@ struct kvh_engine_opts {
 	uint64_t l2_queue_bytes; /* frames waiting for one adapter; beyond, they are dropped and
 				  * counted; 0: half of l1_bytes */
 	uint64_t health_bound_ns; /* a thread that works for longer is ill; 0: 750 ms */
+	/* Which of the adapters that have a chunk a prefetch reads from: "first", in their
+	 * order; "fastest", by what was measured. NULL: "first". */
+	const char *prefetch_plan;
+	uint64_t prefetch_read_bytes; /* read from one adapter at once; 0: an eighth of l1_bytes
+				       */
+	uint64_t prefetch_hedge_ns;   /* then another adapter is asked, too; 0: as measured */
+	uint32_t prefetch_speculate;  /* chunks read ahead of a prompt, 0..64; 0: none */
 };
 KVH_API void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size);
 
