@@ -28,7 +28,6 @@ Counts failures(const Engine &engine)
 	n["prefetch_wasted"] = s->engine.prefetch_wasted;
 	n["corrupt"] = s->engine.corrupt;
 	n["device_errors"] = s->engine.device_errors;
-	n["l2_quarantined"] = s->engine.l2_quarantined;
 	for (uint32_t i = 0; i < s->n_l2; i++) {
 		n["put_failed"] += s->l2[i].put_failed;
 		n["put_retried"] += s->l2[i].put_retried;
