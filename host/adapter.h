@@ -1,26 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * adapter.h - the controller's side of one L2 adapter: queues in front of it,
- * deadlines, and the order of writes to one key. The controller's thread, but
- * for kvh_adapter_peek (any).
+ * deadlines, the order of writes to one key, and its circuit breaker. The
+ * controller's thread, but for open, the adapter's own close, and
+ * kvh_adapter_peek.
  *
- *                submit            accepted            reaped
- *    (owner) -----------> WAITING ----------> INFLIGHT -------> ended(buffer_free)
- *                            |                   |  deadline
- *                            | cancel            v         reaped
- *                            `--> ended         LATE ---------------> returned
- *                                                ended(!buffer_free) was called
- *
- * A task whose request ran past its deadline has ended for its owner, but its
- * buffer stays out until the adapter gives it back. Reads go before writes; a
- * write waits for earlier writes to its key, but no longer than the deadline for
- * one that is LATE.
+ * Reads go before writes, each fair between spaces (fair.h); a write waits for
+ * earlier writes to its key, but no longer than the deadline for one that is LATE.
+ * While the breaker is not closed nothing is submitted but its trials: what waits
+ * ends with -EHOSTDOWN, and what erases is OWED.
  */
 #ifndef KVH_HOST_ADAPTER_H
 #define KVH_HOST_ADAPTER_H
 
+#include "host/breaker.h"
 #include "host/loop.h"
 #include "host/metrics.h"
+#include "host/task.h"
 #include "l2/l2.h"
 
 #include <stdbool.h>
@@ -32,34 +28,19 @@ extern "C" {
 struct kvh_adapter;
 struct kvh_arena;
 
-enum kvh_task_state { KVH_TASK_IDLE, KVH_TASK_WAITING, KVH_TASK_INFLIGHT, KVH_TASK_LATE };
-
-/* The owner's memory from submit until ended (buffer_free) or returned. The
- * owner fills req.op, key, buf, len and the two functions. */
-struct kvh_l2_task {
-	struct kvh_l2_req req; /* first: reap gives it back */
-	/* Once. Never called inside submit. May submit; must not cancel, but
-	 * for what it cancels later, in its own tick. */
-	void (*ended)(struct kvh_l2_task *task, int status, bool buffer_free);
-	/* Once, only after ended with buffer_free false. */
-	void (*returned)(struct kvh_l2_task *task);
-	uint64_t deadline_ns; /* from submit; of writes: anew from acceptance */
-	enum kvh_task_state state;
-	struct kvh_l2_task *prev, *next;
-};
-
 struct kvh_adapter_opts {
 	const char *spec; /* "name:conf" */
 	const struct kvh_l2_env *env;
 	struct kvh_arena *arena; /* its pieces are attached */
 	struct kvh_metrics *metrics;
 	uint64_t deadline_ns; /* of one request */
+	uint32_t breaker;     /* failures in a row that open it; 0: none do */
 };
 
 /* Opens the adapter on this thread, which may scan a disk. */
 int kvh_adapter_open(const struct kvh_adapter_opts *opts, struct kvh_adapter **adapter_p);
-/* After the loop has stopped: ends what waits, then closes. -ETIMEDOUT: LATE or
- * INFLIGHT buffers stay out for ever; the struct and its tasks are leaked. */
+/* After the loop has stopped, with nothing waiting: closes and frees. -ETIMEDOUT:
+ * LATE or INFLIGHT buffers stay out for ever; the struct and its tasks are leaked. */
 int kvh_adapter_close(struct kvh_adapter *adapter, uint64_t deadline_ns);
 /* Its event fd, once, before the loop starts. */
 int kvh_adapter_watch(struct kvh_adapter *adapter, struct kvh_loop *loop);
@@ -67,8 +48,14 @@ int kvh_adapter_watch(struct kvh_adapter *adapter, struct kvh_loop *loop);
 void kvh_adapter_submit(struct kvh_adapter *adapter, struct kvh_l2_task *task);
 /* WAITING: ends with -ECANCELED, in this call. INFLIGHT: asks the adapter. */
 void kvh_adapter_cancel(struct kvh_adapter *adapter, struct kvh_l2_task *task);
-/* Ends all that is WAITING with -ECANCELED (close). */
+/* Ends all that is WAITING with -ECANCELED, and all that is OWED (close). */
 void kvh_adapter_drop_waiting(struct kvh_adapter *adapter);
+/* Before a PUT: whether the queue has room for its bytes, of `limit` at most; maybe
+ * after dropping others (-ENOBUFS) of a space that has more. Each true one is
+ * settled once, when the PUT's buffer is back for good. */
+bool kvh_adapter_admit(struct kvh_adapter *adapter, kvh_space_t space, uint64_t bytes,
+		       uint64_t limit);
+void kvh_adapter_settled(struct kvh_adapter *adapter, kvh_space_t space, uint64_t bytes);
 /* Keeps later writes to the key back while the owner waits to try again. */
 void kvh_adapter_key_hold(struct kvh_adapter *adapter, const struct kvh_key *key);
 void kvh_adapter_key_unhold(struct kvh_adapter *adapter, const struct kvh_key *key);
@@ -76,13 +63,13 @@ void kvh_adapter_key_unhold(struct kvh_adapter *adapter, const struct kvh_key *k
 /* Feeds and reaps; finds late ones at every sweep. Returns when it wants to be
  * called next, UINT64_MAX: nothing is out. */
 uint64_t kvh_adapter_tick(struct kvh_adapter *adapter, uint64_t now_ns);
-/* Whether it has a DELETE: what peek finds may be about to go. */
-bool kvh_adapter_deleting(const struct kvh_adapter *adapter);
+/* Whether it has a DELETE or CLEAR: what peek finds may be about to go. */
+bool kvh_adapter_erasing(const struct kvh_adapter *adapter);
 /* WAITING or INFLIGHT. */
 uint64_t kvh_adapter_busy(const struct kvh_adapter *adapter);
-
-/* Whether it is worth reading from. */
+/* Whether it is worth reading from: its breaker is closed. */
 bool kvh_adapter_usable(const struct kvh_adapter *adapter);
+enum kvh_breaker_state kvh_adapter_breaker(const struct kvh_adapter *adapter); /* any thread */
 
 const struct kvh_l2_caps *kvh_adapter_caps(const struct kvh_adapter *adapter);
 const char *kvh_adapter_name(const struct kvh_adapter *adapter);
@@ -98,7 +85,15 @@ struct kvh_adapter_counters {
 	kvh_counter hedged; /* reads that took too long, and were asked elsewhere */
 	kvh_counter probes, deletes, delete_failed;
 	kvh_counter timeouts;
+	kvh_counter strays; /* completions of what was not out: late twice, or foreign */
+	kvh_counter breaker_opened;
+	kvh_counter breaker_refused; /* requests that ended because it was open */
+	kvh_counter trials;
+	kvh_counter erases_owed; /* gauge */
+	kvh_counter breaker;     /* gauge: enum kvh_breaker_state */
+	kvh_counter health;      /* gauge: the errno that it says itself, or 0 */
 	kvh_counter unregistered;
+	kvh_counter waiting, waiting_bytes;              /* gauges */
 	kvh_counter inflight;                            /* gauge */
 	kvh_counter used_bytes, capacity_bytes, objects; /* gauges, as of the last reap */
 };

@@ -169,6 +169,7 @@ static int open_adapters(struct kvh_controller *c)
 			.arena = c->opts.arena,
 			.metrics = c->opts.metrics,
 			.deadline_ns = c->opts.deadline_ns,
+			.breaker = c->opts.breaker,
 		};
 		opening[i].thread = (struct kvh_thread){
 			.name = "kvh-open", .round = open_round, .arg = &opening[i]};

@@ -50,6 +50,7 @@ struct kvh_controller_opts {
 	uint32_t workers;
 	uint64_t deadline_ns;           /* of an L2 request */
 	uint32_t retries;               /* of a PUT */
+	uint32_t breaker;               /* failures in a row that open an adapter's; 0: none */
 	uint64_t queue_bytes;           /* waiting for one adapter, or out with it */
 	uint64_t high_bytes, low_bytes; /* watermarks; relaxed atomics, they may change */
 	enum kvh_read_plan plan;

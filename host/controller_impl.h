@@ -29,9 +29,7 @@ struct kvh_controller {
 	struct kvh_published *published; /* heard, and not looked at */
 	uint32_t n_published;
 
-	/* store.c: items alive; bytes of PUTs not settled, an adapter each */
-	struct kvh_store_item *items;
-	uint64_t put_bytes[KVH_ADAPTERS_MAX];
+	struct kvh_store_item *items;       /* store.c: alive */
 	bool put_failing[KVH_ADAPTERS_MAX]; /* its last PUT failed: said once */
 	uint64_t next_retry_ns;             /* the earliest backoff, UINT64_MAX: none */
 

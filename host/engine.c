@@ -18,7 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CLOSE_MIN_NS (2 * KVH_NS_PER_S) /* for the adapters' own close, beyond the drain */
+#define BREAKER_FAILURES 8u
+#define CLOSE_MIN_NS     (2 * KVH_NS_PER_S) /* for the adapters' own close, beyond the drain */
 
 /* ---- fork ------------------------------------------------------------- */
 
@@ -111,6 +112,7 @@ static int open_controller(struct kvh_engine *engine, const struct kvh_engine_op
 		.workers = o->workers,
 		.deadline_ns = o->l2_deadline_ns,
 		.retries = o->l2_retries,
+		.breaker = BREAKER_FAILURES,
 		.queue_bytes = o->l2_queue_bytes,
 		.plan = o->prefetch_plan == kvh_read_plan_name(KVH_READ_FASTEST)
 				? KVH_READ_FASTEST
@@ -485,6 +487,15 @@ int kvh_l2_status_get(struct kvh_engine *engine, uint32_t index, struct kvh_l2_s
 		.delete_failed = kvh_counted(&n->delete_failed),
 		.timeouts = kvh_counted(&n->timeouts),
 		.unregistered = kvh_counted(&n->unregistered),
+		.breaker = (uint32_t)kvh_adapter_breaker(adapter),
+		.health = -(int32_t)kvh_counted(&n->health),
+		.breaker_opened = kvh_counted(&n->breaker_opened),
+		.breaker_trials = kvh_counted(&n->trials),
+		.breaker_refused = kvh_counted(&n->breaker_refused),
+		.waiting = kvh_counted(&n->waiting),
+		.waiting_bytes = kvh_counted(&n->waiting_bytes),
+		.erases_owed = kvh_counted(&n->erases_owed),
+		.strays = kvh_counted(&n->strays),
 	};
 	(void)snprintf(st->name, sizeof(st->name), "%s", kvh_adapter_name(adapter));
 	return 0;

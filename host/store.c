@@ -22,7 +22,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BACKOFF_NS (10 * KVH_NS_PER_MS) /* doubled with each attempt */
+#define BACKOFF_NS     (10 * KVH_NS_PER_MS) /* doubled with each attempt */
+#define BACKOFF_MAX_NS (10 * KVH_NS_PER_S)
 
 struct put {
 	struct kvh_l2_task task;
@@ -33,7 +34,7 @@ struct put {
 };
 
 /* pending + settled puts == n_puts;  out <= n_puts
- * put_bytes of an adapter == bytes of the puts that are pending or out with it */
+ * each of them is admitted to its adapter's queue until its buffer is back */
 struct kvh_store_item {
 	struct kvh_controller *c;
 	kvh_frame frame;
@@ -111,7 +112,8 @@ static void put_settled(struct put *put, bool buffer_free)
 	struct kvh_store_item *item = put->item;
 
 	if (buffer_free)
-		item->c->put_bytes[put->adapter] -= item->bytes;
+		kvh_adapter_settled(item->c->adapters[put->adapter], item->key.space,
+				    item->bytes);
 	else
 		item->out++;
 	if (--item->pending == 0)
@@ -124,10 +126,22 @@ static void put_dropped(struct put *put)
 	put_settled(put, true);
 }
 
+/* The adapter was not asked. */
+static bool is_drop(int status)
+{
+	return status == -ECANCELED || status == -ENOBUFS || status == -EHOSTDOWN;
+}
+
 static bool worth_retrying(int status)
 {
-	return status != -ENOSPC && status != -EDQUOT && status != -EINVAL &&
-	       status != -ECANCELED && status != -EFBIG;
+	return kvh_breaker_counts(status) && !is_drop(status);
+}
+
+static uint64_t backoff_ns(uint32_t attempts)
+{
+	uint64_t ns = attempts < 16 ? BACKOFF_NS << attempts : BACKOFF_MAX_NS;
+
+	return ns < BACKOFF_MAX_NS ? ns : BACKOFF_MAX_NS;
 }
 
 static void put_ended(struct kvh_l2_task *task, int status, bool buffer_free)
@@ -145,14 +159,14 @@ static void put_ended(struct kvh_l2_task *task, int status, bool buffer_free)
 		c->put_failing[put->adapter] = false;
 	} else if (buffer_free && worth_retrying(status) && put->attempts < c->opts.retries &&
 		   !c->stopping) {
-		put->retry_ns = kvh_deadline_ns(BACKOFF_NS << put->attempts);
+		put->retry_ns = kvh_deadline_ns(backoff_ns(put->attempts));
 		put->attempts++;
 		kvh_adapter_key_hold(adapter, &item->key); /* a DELETE must not overtake it */
 		if (put->retry_ns < c->next_retry_ns)
 			c->next_retry_ns = put->retry_ns;
 		kvh_count(&n->put_retried, 1);
 		return;
-	} else if (status == -ECANCELED) {
+	} else if (is_drop(status)) {
 		kvh_count(&n->put_dropped, 1);
 	} else {
 		kvh_count(&n->put_failed, 1);
@@ -171,7 +185,7 @@ static void put_returned(struct kvh_l2_task *task)
 	struct put *put = (struct put *)task;
 	struct kvh_store_item *item = put->item;
 
-	item->c->put_bytes[put->adapter] -= item->bytes;
+	kvh_adapter_settled(item->c->adapters[put->adapter], item->key.space, item->bytes);
 	if (--item->out == 0 && item->pending == 0)
 		item_release(item);
 }
@@ -231,18 +245,18 @@ static void item_puts(struct kvh_store_item *item)
 
 		if ((item->targets & bit) == 0)
 			continue;
-		if (!kvh_adapter_deleting(c->adapters[a]))
+		if (!kvh_adapter_erasing(c->adapters[a]))
 			kvh_adapter_peek(c->adapters[a], &item->key, 1, &has);
 		if (has) {
 			item->stored |= bit;
 			continue;
 		}
-		if (c->put_bytes[a] > 0 &&
-		    c->put_bytes[a] + item->bytes > c->opts.queue_bytes) {
+		if (!kvh_adapter_usable(c->adapters[a]) ||
+		    !kvh_adapter_admit(c->adapters[a], item->key.space, item->bytes,
+				       c->opts.queue_bytes)) {
 			kvh_count(&kvh_adapter_counters(c->adapters[a])->put_dropped, 1);
 			continue;
 		}
-		c->put_bytes[a] += item->bytes;
 		item->puts[item->n_puts].item = item;
 		item->puts[item->n_puts].adapter = a;
 		item->n_puts++;

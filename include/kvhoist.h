@@ -642,6 +642,8 @@ struct kvh_health {
 	char reason[120]; /* of the first */
 };
 
+enum kvh_l2_breaker { KVH_L2_CLOSED, KVH_L2_OPEN, KVH_L2_TRIAL };
+
 struct kvh_l2_status {
 	size_t size;
 	char name[32];                       /* of the adapter */
@@ -653,6 +655,16 @@ struct kvh_l2_status {
 	uint64_t probes, deletes, delete_failed;
 	uint64_t timeouts;
 	uint64_t unregistered; /* pieces the adapter refused to attach */
+	/* Of its circuit breaker: closed, all is well; open, requests have failed in a
+	 * row (or it says that it is ill), stores are dropped, loads go elsewhere and
+	 * erases wait; trial, it is being asked whether it is well again. */
+	uint32_t breaker;                        /* enum kvh_l2_breaker */
+	int32_t health;                          /* 0, or what the adapter says of itself */
+	uint64_t breaker_opened, breaker_trials; /* times */
+	uint64_t breaker_refused;                /* requests that ended because it was open */
+	uint64_t waiting, waiting_bytes;         /* not with the adapter yet; bytes of stores */
+	uint64_t erases_owed;                    /* told as failed, and done when it can */
+	uint64_t strays;                         /* completions of requests it did not have */
 };
 
 /* Copies the counters: relaxed reads, no lock. */

@@ -104,10 +104,10 @@ TEST(AdapterDeadline, FullOfLateOnesFailsWhatWaits)
 	Task &put = rig.submit(KVH_L2_PUT, 3);
 	Task &gone = rig.submit(KVH_L2_DELETE, 4);
 	rig.after_deadline();
-	for (Task *task : {&put, &gone}) {
-		EXPECT_EQ(task->status, -ETIMEDOUT);
-		EXPECT_TRUE(task->buffer_free);
-	}
+	EXPECT_EQ(put.status, -ETIMEDOUT);
+	EXPECT_TRUE(put.buffer_free);
+	EXPECT_EQ(gone.status, -ETIMEDOUT);
+	EXPECT_FALSE(gone.buffer_free); // still owed: what is erased stays so
 	Task &get = rig.submit(KVH_L2_GET, 1);
 	rig.tick();
 	EXPECT_EQ(get.status, -ETIMEDOUT); // at once: nothing can come of it
@@ -117,6 +117,8 @@ TEST(AdapterDeadline, FullOfLateOnesFailsWhatWaits)
 	Task &later = rig.submit(KVH_L2_PUT, 3);
 	rig.settle();
 	EXPECT_EQ(later.status, 0); // it is back
+	EXPECT_TRUE(gone.back);     // and has done what it owed
+	EXPECT_EQ(gone.n_ended, 1u);
 }
 
 // A late request in an adapter that has room does not harm its neighbours, not
@@ -158,7 +160,48 @@ TEST(AdapterDeadline, AWriteBehindALateOneEndsAtItsOwn)
 	}
 	rig.after_deadline();
 	EXPECT_EQ(gone.status, -ETIMEDOUT);
-	EXPECT_TRUE(gone.buffer_free);
+	EXPECT_FALSE(gone.buffer_free);
+	EXPECT_EQ(rig.count(&kvh_adapter_counters::erases_owed), 1u);
+	kvh_fault_release(kvh_fault_find("late"));
+	while (!gone.back)
+		rig.sweep();
+	EXPECT_EQ(rig.count(&kvh_adapter_counters::erases_owed), 0u);
+	Task &probe = rig.submit(KVH_L2_PROBE, 1);
+	rig.settle();
+	EXPECT_EQ(probe.status, -ENOENT); // the late put landed, and was deleted
+}
+
+// Control: a PUT keeps no place; what it wrote late is there.
+TEST(AdapterDeadline, ControlWithoutTheDeleteALatePutIsFound)
+{
+	l2test::Log log;
+	Rig rig("fault:late,script=put@1:hang=hard,next=mem");
+
+	Task &put = rig.submit(KVH_L2_PUT, 1);
+	rig.after_deadline();
+	kvh_fault_release(kvh_fault_find("late"));
+	while (!put.back)
+		rig.sweep();
+	Task &probe = rig.submit(KVH_L2_PROBE, 1);
+	rig.settle();
+	EXPECT_EQ(probe.status, 0);
+}
+
+TEST(AdapterDeadline, WhatIsOwedIsGivenBackAtClose)
+{
+	l2test::Log log;
+	Rig rig("fault:late,script=put@1:hang=hard,next=mem");
+
+	Task &put = rig.submit(KVH_L2_PUT, 1);
+	rig.after_deadline();
+	Task &gone = rig.submit(KVH_L2_DELETE, 1);
+	for (int i = 0; i < 3 && gone.n_ended == 0; i++)
+		rig.after_deadline();
+	EXPECT_FALSE(gone.back);
+	kvh_adapter_drop_waiting(rig.a);
+	EXPECT_TRUE(gone.back);
+	EXPECT_EQ(gone.n_ended, 1u);
+	EXPECT_EQ(put.n_ended, 1u);
 	kvh_fault_release(kvh_fault_find("late"));
 }
 

@@ -34,7 +34,7 @@ struct Task : kvh_l2_task {
 };
 
 struct Rig {
-	explicit Rig(const std::string &spec)
+	explicit Rig(const std::string &spec, uint32_t breaker = 0)
 	{
 		struct kvh_adapter_opts opts = {};
 
@@ -42,6 +42,7 @@ struct Rig {
 		opts.env = &env;
 		opts.metrics = &metrics;
 		opts.deadline_ns = kDeadline;
+		opts.breaker = breaker;
 		EXPECT_EQ(kvh_adapter_open(&opts, &a), 0);
 	}
 	~Rig()

@@ -228,26 +228,26 @@ TEST(AdapterOrder, ItKnowsOfDeletes)
 	l2test::Log log;
 	Rig rig("fault:order,script=delete@1:hang;delete@2:hang=hard,next=mem");
 
-	EXPECT_FALSE(kvh_adapter_deleting(rig.a));
+	EXPECT_FALSE(kvh_adapter_erasing(rig.a));
 	rig.submit(KVH_L2_PUT, 1);
-	EXPECT_FALSE(kvh_adapter_deleting(rig.a));
+	EXPECT_FALSE(kvh_adapter_erasing(rig.a));
 	rig.submit(KVH_L2_DELETE, 2);
-	EXPECT_TRUE(kvh_adapter_deleting(rig.a)); // waiting
+	EXPECT_TRUE(kvh_adapter_erasing(rig.a)); // waiting
 	rig.tick();
-	EXPECT_TRUE(kvh_adapter_deleting(rig.a)); // out
+	EXPECT_TRUE(kvh_adapter_erasing(rig.a)); // out
 	kvh_fault_release(kvh_fault_find("order"));
 	rig.settle();
-	EXPECT_FALSE(kvh_adapter_deleting(rig.a));
+	EXPECT_FALSE(kvh_adapter_erasing(rig.a));
 
 	Task &late = rig.submit(KVH_L2_DELETE, 1);
 	rig.after_deadline();
 	EXPECT_EQ(late.status, -ETIMEDOUT);
-	EXPECT_TRUE(kvh_adapter_deleting(rig.a)); // it may still happen
+	EXPECT_TRUE(kvh_adapter_erasing(rig.a)); // it may still happen
 	kvh_fault_release(kvh_fault_find("order"));
 	rig.sweep();
 	rig.sweep();
 	EXPECT_TRUE(late.back);
-	EXPECT_FALSE(kvh_adapter_deleting(rig.a));
+	EXPECT_FALSE(kvh_adapter_erasing(rig.a));
 }
 
 // ---- refusals, wake-ups, cancel ---------------------------------------------

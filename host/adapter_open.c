@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * adapter_open.c - opening, attaching and closing an adapter, and what may be
+ * asked about one. Open and close on any one thread that waits; the rest as
+ * adapter.h says.
+ */
+#include "host/adapter_impl.h"
+#include "host/arena.h"
+#include "host/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define OUT_MAX 65536u /* requests out, whatever an adapter would take */
+
+static int attach_pieces(struct kvh_adapter *a, struct kvh_arena *arena)
+{
+	const struct kvh_arena_piece *pieces;
+	uint32_t n;
+
+	if (arena == NULL)
+		return 0;
+	n = kvh_arena_pieces(arena, &pieces);
+	a->regions = calloc(n, sizeof(a->regions[0]));
+	if (a->regions == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < n; i++) {
+		int region = -EOPNOTSUPP;
+
+		if (a->ops->attach != NULL)
+			region = a->ops->attach(a->self, pieces[i].base, pieces[i].bytes);
+		a->regions[i] = region >= 0 ? (uint32_t)region : KVH_L2_NO_REGION;
+		if (region < 0 && a->ops->attach != NULL)
+			kvh_count(&a->counters.unregistered, 1);
+	}
+	a->arena = arena;
+	return 0;
+}
+
+static int find_ops(struct kvh_adapter *a, const char *spec, const char **conf_p)
+{
+	if (kvh_l2_find(spec, &a->ops, conf_p) != 0)
+		return -EINVAL; /* an option of unknown name; -ENOENT is a path's */
+	if (a->ops->abi == KVH_L2_ABI)
+		return 0;
+	kvh_err("%s: contract version %u, this library has %u", a->ops->name, a->ops->abi,
+		KVH_L2_ABI);
+	return -EPROTONOSUPPORT;
+}
+
+static void free_all(struct kvh_adapter *a)
+{
+	kvh_trial_close(a->trial);
+	kvh_fair_free(&a->reads);
+	kvh_fair_free(&a->writes);
+	free(a->out.slots);
+	free(a->regions);
+	free(a);
+}
+
+int kvh_adapter_open(const struct kvh_adapter_opts *opts, struct kvh_adapter **adapter_p)
+{
+	struct kvh_adapter *a = calloc(1, sizeof(*a));
+	const char *conf;
+	int err;
+
+	if (a == NULL)
+		return -ENOMEM;
+	a->metrics = opts->metrics;
+	a->deadline_ns = opts->deadline_ns;
+	kvh_adapter_queues_init(a);
+	kvh_breaker_init(&a->breaker, opts->breaker);
+	err = find_ops(a, opts->spec, &conf);
+	if (err == 0)
+		err = a->ops->open(conf, opts->env, &a->self);
+	if (err != 0)
+		goto err_free;
+	a->ops->query(a->self, &a->caps);
+	err = kvh_out_open(&a->out,
+			   a->caps.max_inflight < OUT_MAX ? a->caps.max_inflight : OUT_MAX);
+	if (err == 0)
+		err = kvh_trial_open(a, &a->trial);
+	if (err == 0)
+		err = attach_pieces(a, opts->arena);
+	if (err != 0)
+		goto err_close;
+	kvh_adapter_refresh_usage(a);
+	*adapter_p = a;
+	return 0;
+
+err_close:
+	(void)a->ops->close(a->self, UINT64_MAX);
+err_free:
+	free_all(a);
+	return err;
+}
+
+int kvh_adapter_close(struct kvh_adapter *a, uint64_t deadline_ns)
+{
+	int err;
+
+	assert(a->reads.n + a->writes.n == 0);
+	err = a->ops->close(a->self, deadline_ns);
+	if (err != 0) {
+		kvh_err("%s: close: %s; %llu requests are still out, their memory stays mapped",
+			a->ops->name, strerror(-err),
+			(unsigned long long)(a->inflight.n + a->late.n));
+		kvh_adapter_end_out(a, false);
+		return err;
+	}
+	kvh_adapter_end_out(a, true);
+	free_all(a);
+	return 0;
+}
+
+int kvh_adapter_watch(struct kvh_adapter *a, struct kvh_loop *loop)
+{
+	a->source.fd = a->ops->event_fd(a->self);
+	a->source.hint = true; /* l2.h, rule 4 */
+	return kvh_loop_add(loop, &a->source);
+}
+
+bool kvh_adapter_erasing(const struct kvh_adapter *a)
+{
+	return a->erasing > 0;
+}
+
+uint64_t kvh_adapter_busy(const struct kvh_adapter *a)
+{
+	return a->reads.n + a->writes.n - a->owed + a->inflight.n;
+}
+
+bool kvh_adapter_usable(const struct kvh_adapter *a)
+{
+	return a->breaker.state == KVH_BREAKER_CLOSED;
+}
+
+_Static_assert((int)KVH_BREAKER_OPEN == KVH_L2_OPEN && (int)KVH_BREAKER_TRIAL == KVH_L2_TRIAL,
+	       "what users see");
+
+enum kvh_breaker_state kvh_adapter_breaker(const struct kvh_adapter *a)
+{
+	return (enum kvh_breaker_state)kvh_counted(&a->counters.breaker);
+}
+
+const struct kvh_l2_caps *kvh_adapter_caps(const struct kvh_adapter *a)
+{
+	return &a->caps;
+}
+
+const char *kvh_adapter_name(const struct kvh_adapter *a)
+{
+	return a->ops->name;
+}
+
+void kvh_adapter_peek(const struct kvh_adapter *a, const struct kvh_key *keys, uint32_t n,
+		      uint8_t *found)
+{
+	uint8_t batch[256];
+
+	if (!a->caps.local_index)
+		return;
+	for (uint32_t i = 0; i < n; i += 256) {
+		uint32_t m = n - i < 256 ? n - i : 256;
+
+		a->ops->peek(a->self, keys + i, m, batch);
+		for (uint32_t j = 0; j < m; j++)
+			found[i + j] |= batch[j];
+	}
+}
+
+struct kvh_adapter_counters *kvh_adapter_counters(struct kvh_adapter *a)
+{
+	return &a->counters;
+}
