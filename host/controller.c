@@ -23,16 +23,18 @@ static uint64_t controller_tick(void *arg, uint64_t now_ns)
 	struct kvh_controller *c = arg;
 	uint64_t at, t;
 
+	c->now_ns = now_ns;
 	do {
 		at = kvh_prefetch_tick(c, now_ns);
-		kvh_store_tick(c, now_ns);
+		t = kvh_store_tick(c, now_ns);
+		at = t < at ? t : at;
 		for (uint32_t a = 0; a < c->n_adapters; a++) {
 			t = kvh_adapter_tick(c->adapters[a], now_ns);
 			at = t < at ? t : at;
 		}
 	} while (c->dirty);
-	/* Last: a sweep may have put one into backoff. */
-	return c->next_retry_ns < at ? c->next_retry_ns : at;
+	t = kvh_store_next_ns(c); /* last: a sweep may have put one into backoff */
+	return t < at ? t : at;
 }
 
 static void listener_ready(struct kvh_loop_source *source)
@@ -83,26 +85,81 @@ void kvh_controller_watermarks(struct kvh_controller *c, uint64_t high_bytes,
 
 /* ---- any thread ------------------------------------------------------- */
 
+/* No adapter, or no memory to remember them: they are not stored. */
+static void let_go(struct kvh_controller *c, const struct kvh_published *items, uint32_t n,
+		   bool held)
+{
+	const struct kvh_store_outcome none = {0};
+
+	for (uint32_t i = 0; i < n; i++) {
+		if (held)
+			kvh_l1_unhold(c->opts.l1, items[i].frame);
+		if (items[i].persist != NULL)
+			items[i].persist->settled(items[i].persist, items[i].index, &none);
+	}
+}
+
+static void hand_over(struct kvh_controller *c, const struct kvh_published *items, uint32_t n)
+{
+	kvh_count(&c->opts.metrics->store_waiting, n);
+	if (kvh_listener_push(&c->listener, items, n) == 0)
+		return;
+	kvh_uncount(&c->opts.metrics->store_waiting, n);
+	let_go(c, items, n, true);
+}
+
+uint32_t kvh_controller_publish_many(struct kvh_controller *c,
+				     const struct kvh_published *items, uint32_t n,
+				     int32_t *status)
+{
+	struct kvh_published published[64];
+	bool stores = __atomic_load_n(&c->n_adapters, __ATOMIC_RELAXED) > 0;
+	uint32_t m = 0, n_ok = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		status[i] = kvh_l1_publish(c->opts.l1, items[i].frame, stores);
+		if (status[i] == 0) {
+			published[m++] = items[i];
+			n_ok++;
+		}
+		if (m == 0 || (m < 64 && i + 1 < n))
+			continue;
+		if (stores)
+			hand_over(c, published, m);
+		else
+			let_go(c, published, m, false);
+		m = 0;
+	}
+	return n_ok;
+}
+
 int kvh_controller_publish(struct kvh_controller *c, kvh_frame frame,
 			   struct kvh_persist *persist)
 {
-	struct kvh_published published = {frame, persist};
-	uint32_t holds = c->n_adapters > 0 ? 1 : 0;
-	int err;
+	struct kvh_published item = {.frame = frame, .persist = persist};
+	int32_t status;
 
-	err = kvh_l1_publish(c->opts.l1, frame, holds);
-	if (err != 0)
-		return err;
-	if (holds > 0) {
-		kvh_store_unsettle(c);
-		if (kvh_listener_push(&c->listener, &published, 1) == 0)
-			return 0;
-		kvh_l1_unhold(c->opts.l1, frame); /* no memory to remember it: not stored */
-		kvh_store_settle(c);
+	(void)kvh_controller_publish_many(c, &item, 1, &status);
+	return status;
+}
+
+bool kvh_controller_wants_uses(const struct kvh_controller *c)
+{
+	return __atomic_load_n(&c->wants_uses, __ATOMIC_RELAXED) != 0;
+}
+
+void kvh_controller_used(struct kvh_controller *c, const kvh_frame *frames, uint32_t n)
+{
+	struct kvh_published items[64];
+
+	for (uint32_t i = 0; i < n;) {
+		uint32_t m;
+
+		for (m = 0; m < 64 && i < n; m++, i++)
+			items[m] = (struct kvh_published){.frame = frames[i],
+							  .heard = KVH_HEARD_USED};
+		hand_over(c, items, m);
 	}
-	if (persist != NULL)
-		persist->settled(persist);
-	return 0;
 }
 
 void kvh_controller_peek(struct kvh_controller *c, const struct kvh_key *keys, uint32_t n,
@@ -192,6 +249,7 @@ static int open_adapters(struct kvh_controller *c)
 				kvh_adapter_caps(c->adapters[a])->max_inflight);
 		err = kvh_adapter_watch(c->adapters[a], c->loop);
 	}
+	c->adapter_bits = c->storing_bits = (UINT32_C(1) << c->n_adapters) - 1;
 	return err;
 }
 
@@ -212,15 +270,14 @@ static struct kvh_controller *controller_make(const struct kvh_controller_opts *
 	c->env = opts->env != NULL ? *opts->env : system_env;
 	c->next_retry_ns = UINT64_MAX;
 	c->evict.run = evict_run;
-	pthread_mutex_init(&c->lock, NULL);
-	kvh_cond_init(&c->settled);
+	if (c->opts.sweep_ns == 0)
+		c->opts.sweep_ns = 100 * KVH_NS_PER_MS;
 	return c;
 }
 
 static void controller_free(struct kvh_controller *c)
 {
-	pthread_cond_destroy(&c->settled);
-	pthread_mutex_destroy(&c->lock);
+	kvh_store_close(c);
 	free(c);
 }
 
@@ -232,14 +289,16 @@ int kvh_controller_open(const struct kvh_controller_opts *opts,
 
 	if (c == NULL)
 		return -ENOMEM;
-	err = kvh_loop_open(controller_tick, c, &c->loop);
+	err = kvh_store_open(c);
+	if (err == 0)
+		err = kvh_loop_open(controller_tick, c, &c->loop);
 	if (err != 0)
 		goto err_free;
 	err = kvh_listener_open(&c->listener);
 	if (err != 0)
 		goto err_loop;
-	c->listener_source = (struct kvh_loop_source){.fd = kvh_listener_fd(&c->listener),
-						      .ready = listener_ready};
+	c->listener_source = (struct kvh_loop_source){
+		.fd = kvh_listener_fd(&c->listener), .ready = listener_ready, .hint = true};
 	err = kvh_loop_add(c->loop, &c->listener_source);
 	if (err != 0)
 		goto err_listener;
@@ -275,19 +334,6 @@ err_free:
 
 /* ---- close ------------------------------------------------------------ */
 
-bool kvh_controller_drain_wait(struct kvh_controller *c, uint64_t deadline_ns)
-{
-	int err = 0;
-	bool settled;
-
-	pthread_mutex_lock(&c->lock);
-	while (c->unsettled > 0 && err == 0)
-		err = kvh_cond_wait(&c->settled, &c->lock, deadline_ns);
-	settled = c->unsettled == 0;
-	pthread_mutex_unlock(&c->lock);
-	return settled;
-}
-
 struct stop_work {
 	struct kvh_loop_work work;
 	struct kvh_controller *c;
@@ -321,7 +367,7 @@ int kvh_controller_close(struct kvh_controller *c, uint64_t deadline_ns)
 		e = kvh_adapter_close(c->adapters[a], deadline_ns);
 		err = err != 0 ? err : e;
 	}
-	kvh_store_listen(c);
+	kvh_store_stop(c);
 	if (err != 0) {
 		kvh_store_quarantine(c);
 		kvh_read_quarantine(c);

@@ -44,6 +44,7 @@ struct kvh_controller_opts {
 	struct kvh_arena *arena;
 	struct kvh_metrics *metrics;
 	const struct kvh_policy *policy;
+	struct kvh_space_table *spaces; /* NULL: policies see no group's shape */
 	const char *const *l2;
 	uint32_t n_l2;
 	const struct kvh_l2_env *env; /* NULL: the system's calls */
@@ -59,12 +60,13 @@ struct kvh_controller_opts {
 	 * never. */
 	uint64_t hedge_ns;
 	uint32_t speculate; /* chunks read ahead of what was asked for; 0: none */
+	uint64_t sweep_ns;              /* for lost wake-ups; 0: 100 ms, UINT64_MAX: never */
 };
 
 /* Opens the adapters, each on a helper thread, and starts the thread. */
 int kvh_controller_open(const struct kvh_controller_opts *opts,
 			struct kvh_controller **controller_p);
-/* Waits until every store has settled, at most until deadline_ns. True: it has. */
+/* Flushes, and waits for it at most until deadline_ns. True: it has ended. */
 bool kvh_controller_drain_wait(struct kvh_controller *c, uint64_t deadline_ns);
 /* Ends prefetches with -ECANCELED, drops waiting stores, returns every hold and
  * joins. -ETIMEDOUT: an adapter keeps buffers: their frames are quarantined, and
@@ -74,12 +76,19 @@ int kvh_controller_close(struct kvh_controller *c, uint64_t deadline_ns);
 uint32_t kvh_controller_adapters(const struct kvh_controller *c);
 struct kvh_adapter *kvh_controller_adapter(const struct kvh_controller *c, uint32_t index);
 
-/* Any thread: publishes a FILLING frame, and hands it to the store controller
- * if there is an adapter. `persist` (or NULL) is told once the chunk has settled
- * (also when nothing was to do, then in this call). 0, or -ECANCELED: it was
- * erased meanwhile; nobody is told. */
+/* Any thread: publishes FILLING frames, and hands them to the store controller if
+ * there is an adapter. A `persist` (or NULL) is told once a chunk that it has
+ * settled (also when nothing was to do, then in this call). status[i]: 0, or
+ * -ECANCELED: it was erased meanwhile; nobody is told. Returns how many are 0. */
+uint32_t kvh_controller_publish_many(struct kvh_controller *c,
+				     const struct kvh_published *items, uint32_t n,
+				     int32_t *status);
 int kvh_controller_publish(struct kvh_controller *c, kvh_frame frame,
 			   struct kvh_persist *persist);
+/* Held frames that were loaded; the holds go with them. */
+void kvh_controller_used(struct kvh_controller *c, const kvh_frame *frames, uint32_t n);
+/* Whether it wants to know. Any thread. */
+bool kvh_controller_wants_uses(const struct kvh_controller *c);
 
 /* found[i] |= 1 where an adapter's local index has the key. Any thread. */
 void kvh_controller_peek(struct kvh_controller *c, const struct kvh_key *keys, uint32_t n,

@@ -7,12 +7,18 @@
 #define KVH_HOST_CONTROLLER_IMPL_H
 
 #include "host/adapter.h"
+#include "host/cells.h"
 #include "host/controller.h"
 #include "host/prefetch.h"
+#include "host/defer.h"
+#include "host/flush.h"
+#include "host/policy.h"
 #include "host/work.h"
 
 #include <pthread.h>
 
+struct kvh_put;
+struct kvh_seal;
 struct kvh_store_item;
 
 struct kvh_controller {
@@ -24,14 +30,32 @@ struct kvh_controller {
 	uint32_t n_adapters;
 	bool stopping;
 
+	uint64_t now_ns; /* of this round */
+
 	struct kvh_listener listener; /* any thread pushes */
 	struct kvh_loop_source listener_source;
-	struct kvh_published *published; /* heard, and not looked at */
-	uint32_t n_published;
 
-	struct kvh_store_item *items;       /* store.c: alive */
+	/* store*.c: what was heard, [at_published, n_published) of it not looked at, and
+	 * how many ever were */
+	struct kvh_published *published;
+	uint32_t n_published, at_published;
+	uint64_t processed;
+	uint64_t next_sweep_ns;
+	struct kvh_policy_use policy;
+	const struct kvh_space *space;       /* the last one asked for */
+	uint32_t adapter_bits, storing_bits; /* that are there; that take stores */
+	struct kvh_cells store_items, puts, seals;
+	struct kvh_store_item *items; /* alive */
+	struct kvh_seal *sealing;     /* not posted yet */
+	uint64_t settled;             /* in this round */
+	struct kvh_put *backoff;
+	uint64_t backoff_bytes[KVH_ADAPTERS_MAX];
 	bool put_failing[KVH_ADAPTERS_MAX]; /* its last PUT failed: said once */
 	uint64_t next_retry_ns;             /* the earliest backoff, UINT64_MAX: none */
+	struct kvh_defer defer;
+
+	struct kvh_flush *flushes; /* flush.c: HEARING, by target */
+	struct kvh_epoch *epoch, *oldest_epoch;
 
 	struct kvh_prefetcher prefetcher;
 	bool dirty;                   /* a prefetch has something to look at */
@@ -40,23 +64,20 @@ struct kvh_controller {
 	struct kvh_loop_work evict; /* any thread posts it, once at a time */
 	bool evict_posted;          /* atomic */
 
-	pthread_mutex_t lock; /* of settled and its condition */
-	pthread_cond_t settled;
-	uint64_t unsettled; /* stores published and not settled */
+	uint32_t wants_uses; /* atomic: of the policy */
 };
 
 /* store.c */
+int kvh_store_open(struct kvh_controller *c);
+void kvh_store_close(struct kvh_controller *c);
 /* Takes what was published, for the tick to look at: what was posted before it, an
  * erase of the same key, has run by then. */
 void kvh_store_hear(struct kvh_controller *c);
-void kvh_store_listen(struct kvh_controller *c); /* both at once, when stopping */
-void kvh_store_tick(struct kvh_controller *c, uint64_t now_ns); /* sets next_retry_ns */
+uint64_t kvh_store_tick(struct kvh_controller *c, uint64_t now_ns);
+uint64_t kvh_store_next_ns(struct kvh_controller *c); /* at the round's end */
 void kvh_store_stop(struct kvh_controller *c);   /* drops what waits for a retry or a seal */
 void kvh_store_erased(struct kvh_controller *c); /* keys: theirs leave backoff */
 void kvh_store_quarantine(struct kvh_controller *c); /* after a close that timed out */
-/* any thread */
-void kvh_store_unsettle(struct kvh_controller *c);
-void kvh_store_settle(struct kvh_controller *c);
 
 /* prefetch.c */
 uint64_t kvh_prefetch_tick(struct kvh_controller *c, uint64_t now_ns);

@@ -107,6 +107,7 @@ static int open_controller(struct kvh_engine *engine, const struct kvh_engine_op
 		.arena = engine->arena,
 		.metrics = &engine->metrics,
 		.policy = policy,
+		.spaces = &engine->spaces,
 		.l2 = o->l2,
 		.n_l2 = o->n_l2,
 		.workers = o->workers,
@@ -447,6 +448,9 @@ int kvh_status_get(struct kvh_engine *engine, struct kvh_status *st)
 		.numa_refused = arena.numa_refused,
 		.n_l2 = kvh_controller_adapters(engine->controller),
 		.huge_bytes = arena.huge_bytes,
+		.policy_wrong = kvh_counted(&m->policy_wrong),
+		.deferred_outgrown = kvh_counted(&m->deferred_outgrown),
+		.deferred_lost = kvh_counted(&m->deferred_lost),
 	};
 	return 0;
 }

@@ -82,7 +82,7 @@ static int wait_add(struct kvh_fetch *f, struct kvh_prefetch *p, uint32_t entry)
 	*wait = (struct kvh_wait){.fetch = f, .p = p, .entry = entry};
 	LIST_INSERT_HEAD(&f->waits, wait, of_fetch);
 	LIST_INSERT_HEAD(&p->waits, wait, of_prefetch);
-	f->retain |= !p->temporary && f->c->opts.policy->retain_prefetched;
+	f->retain |= !p->temporary && (f->c->policy.policy->flags & KVH_POLICY_RETAIN) != 0;
 	p->entry[entry] = KVH_ENTRY_WAITING;
 	return 0;
 }

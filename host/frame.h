@@ -11,6 +11,8 @@
 
 #include "kvhoist.h"
 
+#include <stdbool.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -53,6 +55,12 @@ void kvh_frame_fill(void *frame, const struct kvh_key *key, const uint8_t digest
 
 /* Computes both checksums of a filled frame. Once, before its first PUT. */
 void kvh_frame_seal(void *frame);
+
+/* Whether it was sealed: never a second time, its bytes may be under way. */
+static inline bool kvh_frame_sealed(const void *frame)
+{
+	return ((const struct kvh_frame_header *)frame)->header_checksum != 0;
+}
 
 /* What a medium may be asked without the payload: magic, version, lengths and
  * the header's checksum of the 4096 bytes at `header`. 0, -EBADMSG (not a sound

@@ -33,6 +33,26 @@ static void load_unhold(struct kvh_transfer *t)
 			kvh_l1_unhold(t->engine->l1, t->pieces[i].frame);
 }
 
+/* A policy may want to know what is used. */
+static void load_used(const struct kvh_transfer *t)
+{
+	struct kvh_controller *c = t->engine->controller;
+	kvh_frame frames[64];
+	uint32_t n = 0;
+
+	if (!kvh_controller_wants_uses(c))
+		return;
+	for (uint32_t i = 0; i < t->n; i++) {
+		if (kvh_transfer_result(t, i) == 0 &&
+		    kvh_l1_hold_key(t->engine->l1, &t->pieces[i].key, &frames[n]) == 0)
+			n++;
+		if (n == 64 || (n > 0 && i + 1 == t->n)) {
+			kvh_controller_used(c, frames, n);
+			n = 0;
+		}
+	}
+}
+
 static void load_done(struct kvh_move *move)
 {
 	struct kvh_transfer *t = (struct kvh_transfer *)((char *)move -
@@ -61,6 +81,7 @@ static void load_done(struct kvh_move *move)
 	}
 	if (move->status != 0)
 		kvh_count(&m->device_errors, 1);
+	load_used(t);
 	load_unhold(t);
 	kvh_transfer_moved(t);
 	kvh_transfer_end(t, t->first_error);

@@ -24,6 +24,8 @@ struct kvh_metrics {
 	kvh_counter hedges;       /* reads given up for another adapter's */
 	kvh_counter speculation_begun, speculation_hits, speculation_wasted;
 	kvh_counter erased;
+	kvh_counter policy_wrong;
+	kvh_counter deferred_outgrown, deferred_lost;
 	kvh_counter corrupt;
 	kvh_counter device_errors;
 	kvh_counter jobs;           /* a gauge */

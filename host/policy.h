@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * policy.h - what the store controller asks before it acts. A const table of
- * functions; the controller's thread calls them, and they must not wait.
+ * policy.h - what the store controller asks before it acts: the table of policies
+ * by name, and one in use. The contract of a policy is kvhoist.h's. Tables are
+ * found and added by any thread; a policy in use is the controller's thread's, and
+ * whatever it answers is checked here.
  */
 #ifndef KVH_HOST_POLICY_H
 #define KVH_HOST_POLICY_H
 
+#include "host/metrics.h"
 #include "kvhoist.h"
 
 #include <stdbool.h>
@@ -14,23 +17,34 @@
 extern "C" {
 #endif
 
-struct kvh_policy {
-	const char *name;
-	/* After a chunk was stored to L1: the adapters that get it, a bit each of
-	 * the lowest n. 0: none. */
-	uint32_t (*select_targets)(const struct kvh_key *key, uint32_t n_adapters);
-	/* After all of `targets` have answered; `stored` are those that have it
-	 * now. True: the chunk leaves L1 (when its last lease ends). Not asked
-	 * where there was no target. */
-	bool (*select_deletion)(const struct kvh_key *key, uint32_t targets, uint32_t stored);
-	/* Whether a prefetched chunk stays in L1 after its last lease. */
-	bool retain_prefetched;
+/* One of this build, or registered; NULL is "default". -EINVAL: logged, with the
+ * names there are. The table lives as long as the process. */
+int kvh_policy_find(const char *name, const struct kvh_policy **policy_p);
+
+struct kvh_policy_use {
+	const struct kvh_policy *policy;
+	void *self;
 };
 
-/* "default", "buffer-only"; NULL is "default". -EINVAL: logged, with the names. */
-int kvh_policy_find(const char *name, const struct kvh_policy **policy_p);
-/* NULL beyond the last. */
+/* By number; NULL beyond the last. */
 const char *kvh_policy_name(size_t index);
+
+/* Any thread. As the policy's open says; *use is written on success only. */
+int kvh_policy_open(const struct kvh_policy *policy, struct kvh_policy_use *use);
+void kvh_policy_close(struct kvh_policy_use *use);
+
+/* A policy's answers; one that makes no sense is counted in `wrong`, and taken for
+ * what does least harm: now, none beyond `adapters`, keep. */
+enum kvh_admit kvh_policy_admit(const struct kvh_policy_use *use,
+				const struct kvh_policy_chunk *chunk, kvh_counter *wrong);
+uint32_t kvh_policy_targets(const struct kvh_policy_use *use,
+			    const struct kvh_policy_chunk *chunk, uint32_t adapters,
+			    kvh_counter *wrong);
+bool kvh_policy_deletes(const struct kvh_policy_use *use, const struct kvh_policy_chunk *chunk,
+			uint32_t targets, uint32_t stored, kvh_counter *wrong);
+
+/* Those of this build: policy.c has the simple ones, policy_second.c one. */
+extern const struct kvh_policy kvh_policy_second_use;
 
 #ifdef __cplusplus
 }

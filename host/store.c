@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * store.c - the store controller: from a published frame to every adapter that
- * the policy names. The controller's thread, but for the seal itself.
+ * store.c - the store controller: from a frame in L1 to every adapter that the
+ * policy names. The controller's thread, but for the seal itself.
  *
- *   popped --no target, gone--------------------------------> settled
+ *   popped --admit: no, at eviction; no target, gone--------> settled
+ *      |-----admit: at the turn's end--> defer.c, and popped again from there
  *      \--> SEALING --sealed--> PUTTING --last put settled--> SETTLED --> freed
  *             (worker)           |    ^                         (when no buffer
  *                                v    |                          is out)
@@ -12,80 +13,42 @@
  * One hold on the frame, from publishing until the item is freed: the frame
  * stays READY or DOOMED, and its bytes stay what they were sealed as.
  */
-#include "host/clock.h"
-#include "host/controller_impl.h"
+#include "host/store_impl.h"
+
 #include "host/frame.h"
-#include "host/log.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define BACKOFF_NS     (10 * KVH_NS_PER_MS) /* doubled with each attempt */
-#define BACKOFF_MAX_NS (10 * KVH_NS_PER_S)
+#define A_ROUND 1024u /* chunks looked at, so that reads do not wait for a burst */
 
-struct put {
-	struct kvh_l2_task task;
-	struct kvh_store_item *item;
-	uint32_t adapter;
-	uint32_t attempts;
-	uint64_t retry_ns; /* in backoff until then; 0: is not */
-};
+/* ---- the end of an item ------------------------------------------------- */
 
-/* pending + settled puts == n_puts;  out <= n_puts
- * each of them is admitted to its adapter's queue until its buffer is back */
-struct kvh_store_item {
-	struct kvh_controller *c;
-	kvh_frame frame;
-	struct kvh_persist *persist;
-	struct kvh_key key;
-	void *data;
-	uint64_t bytes;
-	uint32_t targets, stored; /* adapters, a bit each */
-	uint32_t n_puts, pending;
-	uint32_t out; /* puts past their deadline, whose adapter has the buffer still */
-	struct kvh_work seal;
-	struct kvh_loop_work sealed;
-	struct kvh_store_item *prev, *next;
-	struct put puts[];
-};
-
-void kvh_store_unsettle(struct kvh_controller *c)
-{
-	kvh_count(&c->opts.metrics->store_waiting, 1);
-	pthread_mutex_lock(&c->lock);
-	c->unsettled++;
-	pthread_mutex_unlock(&c->lock);
-}
-
-void kvh_store_settle(struct kvh_controller *c)
-{
-	kvh_uncount(&c->opts.metrics->store_waiting, 1);
-	pthread_mutex_lock(&c->lock);
-	if (--c->unsettled == 0)
-		pthread_cond_broadcast(&c->settled);
-	pthread_mutex_unlock(&c->lock);
-}
-
-static void settle(struct kvh_controller *c, struct kvh_persist *persist)
+static void settle(struct kvh_controller *c, struct kvh_persist *persist, uint32_t index,
+		   const struct kvh_store_outcome *outcome)
 {
 	if (persist != NULL)
-		persist->settled(persist);
-	kvh_store_settle(c);
+		persist->settled(persist, index, outcome);
+	c->settled++;
 }
 
 static void item_free(struct kvh_store_item *item)
 {
 	struct kvh_controller *c = item->c;
+	struct kvh_put *put, *next;
 
+	for (put = item->puts; put != NULL; put = next) {
+		next = put->sibling;
+		kvh_cells_give(&c->puts, put);
+	}
 	if (item->prev != NULL)
 		item->prev->next = item->next;
 	else
 		c->items = item->next;
 	if (item->next != NULL)
 		item->next->prev = item->prev;
-	free(item);
+	kvh_cells_give(&c->store_items, item);
 }
 
 static void item_release(struct kvh_store_item *item)
@@ -95,22 +58,53 @@ static void item_release(struct kvh_store_item *item)
 	item_free(item);
 }
 
+static const struct kvh_hash *parent_of(const void *frame)
+{
+	return &((const struct kvh_frame_header *)frame)->parent;
+}
+
+static void chunk_of(const struct kvh_store_item *item, struct kvh_policy_chunk *chunk)
+{
+	*chunk = (struct kvh_policy_chunk){
+		.key = &item->key,
+		.parent = parent_of(item->data),
+		.bytes = item->bytes,
+		.kind = item->group_kind,
+		.window_chunks = item->window_chunks,
+	};
+}
+
 static void item_settled(struct kvh_store_item *item)
 {
 	struct kvh_controller *c = item->c;
 	struct kvh_persist *persist = item->persist;
+	uint32_t index = item->index;
+	struct kvh_store_outcome outcome = {
+		.stored = item->stored,
+		.failed = item->failed,
+		.skipped = c->adapter_bits & ~(item->stored | item->failed),
+	};
+	struct kvh_policy_chunk chunk;
 
-	if (c->opts.policy->select_deletion(&item->key, item->targets, item->stored))
+	assert((item->stored & item->failed) == 0);
+	chunk_of(item, &chunk);
+	if (item->demoted || kvh_policy_deletes(&c->policy, &chunk, item->targets, item->stored,
+						&c->opts.metrics->policy_wrong))
 		kvh_l1_doom(c->opts.l1, item->frame);
+	kvh_epoch_leave(c, item->epoch, item->failed != 0);
 	if (item->out == 0)
 		item_release(item);
-	settle(c, persist);
+	settle(c, persist, index, &outcome);
 }
 
-static void put_settled(struct put *put, bool buffer_free)
+void kvh_item_put_settled(struct kvh_put *put, bool stored, bool buffer_free)
 {
 	struct kvh_store_item *item = put->item;
 
+	if (stored)
+		item->stored |= UINT32_C(1) << put->adapter;
+	else
+		item->failed |= UINT32_C(1) << put->adapter;
 	if (buffer_free)
 		kvh_adapter_settled(item->c->adapters[put->adapter], item->key.space,
 				    item->bytes);
@@ -120,69 +114,8 @@ static void put_settled(struct put *put, bool buffer_free)
 		item_settled(item);
 }
 
-static void put_dropped(struct put *put)
+void kvh_item_put_back(struct kvh_put *put)
 {
-	kvh_count(&kvh_adapter_counters(put->item->c->adapters[put->adapter])->put_dropped, 1);
-	put_settled(put, true);
-}
-
-/* The adapter was not asked. */
-static bool is_drop(int status)
-{
-	return status == -ECANCELED || status == -ENOBUFS || status == -EHOSTDOWN;
-}
-
-static bool worth_retrying(int status)
-{
-	return kvh_breaker_counts(status) && !is_drop(status);
-}
-
-static uint64_t backoff_ns(uint32_t attempts)
-{
-	uint64_t ns = attempts < 16 ? BACKOFF_NS << attempts : BACKOFF_MAX_NS;
-
-	return ns < BACKOFF_MAX_NS ? ns : BACKOFF_MAX_NS;
-}
-
-static void put_ended(struct kvh_l2_task *task, int status, bool buffer_free)
-{
-	struct put *put = (struct put *)task;
-	struct kvh_store_item *item = put->item;
-	struct kvh_controller *c = item->c;
-	struct kvh_adapter *adapter = c->adapters[put->adapter];
-	struct kvh_adapter_counters *n = kvh_adapter_counters(adapter);
-
-	if (status == 0) {
-		item->stored |= UINT32_C(1) << put->adapter;
-		kvh_count(&n->puts, 1);
-		kvh_count(&n->put_bytes, item->bytes);
-		c->put_failing[put->adapter] = false;
-	} else if (buffer_free && worth_retrying(status) && put->attempts < c->opts.retries &&
-		   !c->stopping) {
-		put->retry_ns = kvh_deadline_ns(backoff_ns(put->attempts));
-		put->attempts++;
-		kvh_adapter_key_hold(adapter, &item->key); /* a DELETE must not overtake it */
-		if (put->retry_ns < c->next_retry_ns)
-			c->next_retry_ns = put->retry_ns;
-		kvh_count(&n->put_retried, 1);
-		return;
-	} else if (is_drop(status)) {
-		kvh_count(&n->put_dropped, 1);
-	} else {
-		kvh_count(&n->put_failed, 1);
-		/* The first of a row: a full disk must not fill the log, too. */
-		if (!c->put_failing[put->adapter])
-			kvh_warn("%s: a store of %llu bytes failed after %u attempts: %s",
-				 kvh_adapter_name(adapter), (unsigned long long)item->bytes,
-				 put->attempts + 1, strerror(-status));
-		c->put_failing[put->adapter] = true;
-	}
-	put_settled(put, buffer_free);
-}
-
-static void put_returned(struct kvh_l2_task *task)
-{
-	struct put *put = (struct put *)task;
 	struct kvh_store_item *item = put->item;
 
 	kvh_adapter_settled(item->c->adapters[put->adapter], item->key.space, item->bytes);
@@ -190,207 +123,301 @@ static void put_returned(struct kvh_l2_task *task)
 		item_release(item);
 }
 
-static void put_submit(struct put *put)
-{
-	struct kvh_store_item *item = put->item;
+/* ---- the start of an item ----------------------------------------------- */
 
-	put->retry_ns = 0;
-	memset(&put->task, 0, sizeof(put->task));
-	put->task.req.op = KVH_L2_PUT;
-	put->task.req.key = item->key;
-	put->task.req.buf = item->data;
-	put->task.req.len = item->bytes;
-	put->task.ended = put_ended;
-	put->task.returned = put_returned;
-	kvh_adapter_submit(item->c->adapters[put->adapter], &put->task);
-}
-
-/* Loop: the frame is sealed. It may have been erased, or we may be closing. */
-static void item_sealed(struct kvh_loop_work *work)
+/* One put more, if the adapter has room in its queue. False: dropped. */
+static bool item_add_put(struct kvh_store_item *item, uint32_t adapter)
 {
-	struct kvh_store_item *item = (struct kvh_store_item *)((char *)work -
-								offsetof(struct kvh_store_item,
-									 sealed));
 	struct kvh_controller *c = item->c;
-	bool drop = c->stopping || kvh_l1_doomed(c->opts.l1, item->frame);
-	uint32_t n = item->n_puts;
+	struct kvh_adapter *a = c->adapters[adapter];
+	struct kvh_put *put;
 
-	for (uint32_t i = 0; i < n; i++) {
-		if (drop)
-			put_dropped(&item->puts[i]); /* the last one may free item */
-		else
-			put_submit(&item->puts[i]);
+	if (!kvh_adapter_usable(a))
+		return false;
+	put = kvh_cells_take(&c->puts);
+	if (put == NULL)
+		return false;
+	if (!kvh_adapter_admit(a, item->key.space, item->bytes, c->opts.queue_bytes)) {
+		kvh_cells_give(&c->puts, put);
+		return false;
 	}
+	put->item = item;
+	put->sibling = item->puts;
+	put->adapter = adapter;
+	put->attempts = 0;
+	put->retry_ns = 0;
+	item->puts = put;
+	item->n_puts++;
+	return true;
 }
 
-/* Worker: the checksum, once in the frame's life. */
-static void item_seal(struct kvh_work *work)
-{
-	struct kvh_store_item *item =
-		(struct kvh_store_item *)((char *)work - offsetof(struct kvh_store_item, seal));
-
-	kvh_frame_seal(item->data);
-	kvh_loop_post(item->c->loop, &item->sealed);
-}
-
-/* Adapters that are to get the item: puts[] for those that do not have it yet
- * (nor are about to delete it) and have room in their queue. */
-static void item_puts(struct kvh_store_item *item)
+/* Puts for those adapters that do not have it yet, nor are about to delete it.
+ * True: one of them keeps what it gets. */
+static bool item_add_puts(struct kvh_store_item *item)
 {
 	struct kvh_controller *c = item->c;
+	bool kept = false;
 
-	for (uint32_t a = 0; a < c->n_adapters; a++) {
-		uint32_t bit = UINT32_C(1) << a;
+	for (uint32_t left = item->targets; left != 0; left &= left - 1) {
+		uint32_t a = (uint32_t)__builtin_ctz(left);
+		struct kvh_adapter *adapter = c->adapters[a];
 		uint8_t has = 0;
 
-		if ((item->targets & bit) == 0)
-			continue;
-		if (!kvh_adapter_erasing(c->adapters[a]))
-			kvh_adapter_peek(c->adapters[a], &item->key, 1, &has);
+		if (!kvh_adapter_erasing(adapter))
+			kvh_adapter_peek(adapter, &item->key, 1, &has);
 		if (has) {
-			item->stored |= bit;
-			continue;
+			item->stored |= UINT32_C(1) << a;
+		} else if (item_add_put(item, a)) {
+			kept |= !kvh_adapter_caps(adapter)->discards;
+		} else {
+			item->failed |= UINT32_C(1) << a;
+			kvh_count(&kvh_adapter_counters(adapter)->put_dropped, 1);
 		}
-		if (!kvh_adapter_usable(c->adapters[a]) ||
-		    !kvh_adapter_admit(c->adapters[a], item->key.space, item->bytes,
-				       c->opts.queue_bytes)) {
-			kvh_count(&kvh_adapter_counters(c->adapters[a])->put_dropped, 1);
-			continue;
-		}
-		item->puts[item->n_puts].item = item;
-		item->puts[item->n_puts].adapter = a;
-		item->n_puts++;
 	}
 	item->pending = item->n_puts;
+	return kept;
 }
 
-static void store_one(struct kvh_controller *c, const struct kvh_published *published)
+static void item_begin(struct kvh_store_item *item)
 {
-	struct kvh_l1 *l1 = c->opts.l1;
-	struct kvh_store_item *item = NULL;
-	struct kvh_key key;
-	uint32_t targets;
+	struct kvh_controller *c = item->c;
+	bool kept = item_add_puts(item);
 
-	kvh_l1_key(l1, published->frame, &key);
-	targets = c->opts.policy->select_targets(&key, c->n_adapters);
-	if (targets != 0 && !c->stopping && !kvh_l1_doomed(l1, published->frame))
-		item = calloc(1, sizeof(*item) + c->n_adapters * sizeof(item->puts[0]));
-	if (item == NULL) { /* nothing to do, or no memory: it is a cache */
-		kvh_l1_unhold(l1, published->frame);
-		settle(c, published->persist);
-		return;
-	}
-	item->c = c;
-	item->frame = published->frame;
-	item->persist = published->persist;
-	item->key = key;
-	item->data = kvh_l1_data(l1, published->frame);
-	item->bytes = kvh_l1_frame_bytes(l1, published->frame);
-	item->targets = targets;
-	item->seal.run = item_seal;
-	item->sealed.run = item_sealed;
-	item->next = c->items;
+	item->epoch = kvh_epoch_enter(c);
+	if (item->n_puts == 0)
+		item_settled(item);
+	else if (kept && !kvh_frame_sealed(item->data))
+		kvh_seal_add(item);
+	else
+		kvh_puts_submit(item);
+}
+
+static struct kvh_store_item *item_make(struct kvh_controller *c,
+					const struct kvh_published *published,
+					const struct kvh_policy_chunk *chunk, uint32_t targets)
+{
+	struct kvh_store_item *item = kvh_cells_take(&c->store_items);
+
+	if (item == NULL)
+		return NULL;
+	*item = (struct kvh_store_item){
+		.c = c,
+		.frame = published->frame,
+		.persist = published->persist,
+		.index = published->index,
+		.group_kind = chunk->kind,
+		.window_chunks = chunk->window_chunks,
+		.key = *chunk->key,
+		.data = kvh_l1_data(c->opts.l1, published->frame),
+		.bytes = chunk->bytes,
+		.targets = targets,
+		.demoted = published->heard == KVH_HEARD_DEMOTED,
+		.next = c->items,
+	};
 	if (item->next != NULL)
 		item->next->prev = item;
 	c->items = item;
-	item_puts(item);
-	if (item->n_puts > 0)
-		kvh_workers_post(c->workers, &item->seal);
+	return item;
+}
+
+/* The hold is given back, and whoever waits is told that nothing was done. */
+static void pass_over(struct kvh_controller *c, const struct kvh_published *published,
+		      uint32_t failed)
+{
+	struct kvh_store_outcome outcome = {
+		.failed = failed,
+		.skipped = c->adapter_bits & ~failed,
+	};
+
+	if (published->heard == KVH_HEARD_DEMOTED)
+		kvh_l1_doom(c->opts.l1, published->frame);
+	kvh_l1_unhold(c->opts.l1, published->frame);
+	if (failed != 0)
+		kvh_epoch_leave(c, kvh_epoch_enter(c), true);
+	settle(c, published->persist, published->index, &outcome);
+}
+
+static void store_chunk(struct kvh_controller *c, const struct kvh_published *published,
+			const struct kvh_policy_chunk *chunk)
+{
+	uint32_t targets = kvh_policy_targets(&c->policy, chunk, c->storing_bits,
+					      &c->opts.metrics->policy_wrong);
+	struct kvh_store_item *item;
+
+	if (targets == 0) {
+		pass_over(c, published, 0);
+		return;
+	}
+	item = item_make(c, published, chunk, targets);
+	if (item == NULL)
+		pass_over(c, published, targets); /* no memory: it is a cache */
 	else
-		item_settled(item);
+		item_begin(item);
+}
+
+/* ---- what is heard ------------------------------------------------------- */
+
+/* The group's shape, where the space is known. */
+static void fill_shape(struct kvh_controller *c, struct kvh_policy_chunk *chunk)
+{
+	const struct kvh_key *key = chunk->key;
+
+	if (c->space == NULL || c->space->id != key->space)
+		c->space = c->opts.spaces != NULL
+				   ? kvh_space_table_find(c->opts.spaces, key->space)
+				   : NULL;
+	if (c->space == NULL || key->group >= c->space->n_groups)
+		return;
+	chunk->kind = c->space->groups[key->group].desc.kind;
+	chunk->window_chunks = c->space->groups[key->group].window_chunks;
+}
+
+void kvh_store_heard(struct kvh_controller *c, const struct kvh_published *published)
+{
+	struct kvh_l1 *l1 = c->opts.l1;
+	struct kvh_policy_chunk chunk = {0};
+	enum kvh_admit admit = KVH_ADMIT_NOW;
+	struct kvh_key key;
+
+	if (c->stopping || kvh_l1_doomed(l1, published->frame)) {
+		pass_over(c, published, 0);
+		return;
+	}
+	kvh_l1_key(l1, published->frame, &key);
+	chunk.key = &key;
+	chunk.parent = parent_of(kvh_l1_data(l1, published->frame));
+	chunk.bytes = kvh_l1_frame_bytes(l1, published->frame);
+	chunk.used = published->heard == KVH_HEARD_USED;
+	fill_shape(c, &chunk);
+	if (published->heard == KVH_HEARD_STORED || published->heard == KVH_HEARD_USED)
+		admit = kvh_policy_admit(&c->policy, &chunk, &c->opts.metrics->policy_wrong);
+	if (admit == KVH_ADMIT_NOW) {
+		store_chunk(c, published, &chunk);
+		return;
+	}
+	if (admit == KVH_ADMIT_TURN_END)
+		kvh_defer_add(c, &chunk);
+	pass_over(c, published, 0);
+}
+
+/* ---- open, close, rounds -------------------------------------------------- */
+
+int kvh_store_open(struct kvh_controller *c)
+{
+	int err;
+
+	kvh_cells_init(&c->store_items, sizeof(struct kvh_store_item), 256);
+	kvh_cells_init(&c->puts, sizeof(struct kvh_put), 256);
+	kvh_cells_init(&c->seals, kvh_seal_size, 16);
+	kvh_cells_init(&c->defer.cells, kvh_deferred_size, 64);
+	err = kvh_epochs_open(c);
+	if (err == 0)
+		err = kvh_policy_open(c->opts.policy, &c->policy);
+	if (err == 0)
+		c->wants_uses = c->policy.policy->flags & KVH_POLICY_USES;
+	return err;
+}
+
+void kvh_store_close(struct kvh_controller *c)
+{
+	kvh_policy_close(&c->policy);
+	kvh_flush_close(c);
+	kvh_cells_free(&c->store_items);
+	kvh_cells_free(&c->puts);
+	kvh_cells_free(&c->seals);
+	kvh_cells_free(&c->defer.cells);
 }
 
 void kvh_store_hear(struct kvh_controller *c)
 {
-	assert(c->published == NULL);
+	if (c->n_published > c->at_published)
+		return; /* not done with the last ones: the fd stays readable */
+	c->at_published = 0;
 	c->n_published = kvh_listener_pop(&c->listener, &c->published);
 }
 
-static void store_published(struct kvh_controller *c)
+/* Looks at what was heard, up to `max`. */
+static void look(struct kvh_controller *c, uint32_t max)
 {
-	struct kvh_published *published = c->published;
+	uint32_t end = c->n_published - c->at_published < max ? c->n_published
+							      : c->at_published + max;
 
-	c->published = NULL;
-	for (uint32_t i = 0; i < c->n_published; i++)
-		store_one(c, &published[i]);
-	c->n_published = 0;
-	free(published);
+	c->processed += end - c->at_published;
+	while (c->at_published < end)
+		kvh_store_heard(c, &c->published[c->at_published++]);
+	kvh_seal_post(c);
 }
 
-void kvh_store_listen(struct kvh_controller *c)
+/* Counted once a round, not once a chunk. */
+static void count_settled(struct kvh_controller *c)
 {
-	store_published(c);
+	if (c->settled > 0)
+		kvh_uncount(&c->opts.metrics->store_waiting, c->settled);
+	c->settled = 0;
+}
+
+/* What was pushed and not popped at a sweep has lost its signal: popped now, looked at
+ * in the next round, when what was posted before it has run. */
+static uint64_t sweep(struct kvh_controller *c, uint64_t now_ns)
+{
+	uint64_t heard = c->processed + (c->n_published - c->at_published);
+
+	if (c->opts.sweep_ns == UINT64_MAX)
+		return UINT64_MAX;
+	if (now_ns < c->next_sweep_ns)
+		return c->next_sweep_ns;
+	c->next_sweep_ns = now_ns + c->opts.sweep_ns;
+	if (kvh_listener_pushed(&c->listener) == heard)
+		return c->next_sweep_ns;
 	kvh_store_hear(c);
-	store_published(c);
+	return now_ns;
 }
 
-/* Submits the puts of an item that have waited long enough; drops them where the
- * item was erased, which a DELETE waits for, or when stopping. */
-static void item_retry(struct kvh_store_item *item, uint64_t now_ns)
+uint64_t kvh_store_tick(struct kvh_controller *c, uint64_t now_ns)
 {
-	struct kvh_controller *c = item->c;
-	bool drop = c->stopping || kvh_l1_doomed(c->opts.l1, item->frame);
-	uint32_t left = item->pending;
+	uint64_t at, t;
 
-	for (uint32_t i = 0; left > 0 && i < item->n_puts; i++) {
-		struct put *put = &item->puts[i];
-
-		if (put->retry_ns == 0)
-			continue;
-		if (put->retry_ns > now_ns && !drop) {
-			if (put->retry_ns < c->next_retry_ns)
-				c->next_retry_ns = put->retry_ns;
-			continue;
-		}
-		put->retry_ns = 0;
-		kvh_adapter_key_unhold(c->adapters[put->adapter], &item->key);
-		if (!drop) {
-			put_submit(put);
-			continue;
-		}
-		left--;
-		put_dropped(put); /* with none left it may free item */
-	}
-}
-
-static void retry(struct kvh_controller *c, uint64_t now_ns)
-{
-	struct kvh_store_item *item, *next;
-
-	c->next_retry_ns = UINT64_MAX;
-	for (item = c->items; item != NULL; item = next) {
-		next = item->next;
-		item_retry(item, now_ns);
-	}
-}
-
-void kvh_store_tick(struct kvh_controller *c, uint64_t now_ns)
-{
-	store_published(c);
+	look(c, A_ROUND);
 	if (now_ns >= c->next_retry_ns)
-		retry(c, now_ns);
+		kvh_puts_retry(c, now_ns);
+	at = c->at_published < c->n_published ? now_ns : sweep(c, now_ns);
+	t = kvh_defer_tick(c, now_ns);
+	at = t < at ? t : at;
+	kvh_flush_tick(c);
+	count_settled(c);
+	return at;
+}
+
+uint64_t kvh_store_next_ns(struct kvh_controller *c)
+{
+	/* Asked last: adapters may have put one into backoff since. */
+	count_settled(c);
+	return c->next_retry_ns;
 }
 
 void kvh_store_stop(struct kvh_controller *c)
 {
-	kvh_store_listen(c);
-	retry(c, UINT64_MAX);
-}
-
-void kvh_store_erased(struct kvh_controller *c)
-{
-	c->next_retry_ns = 0; /* looked at in this round */
+	do {
+		look(c, UINT32_MAX);
+		kvh_store_hear(c);
+	} while (c->at_published < c->n_published);
+	kvh_puts_retry(c, UINT64_MAX);
+	kvh_flush_tick(c);
+	count_settled(c);
 }
 
 void kvh_store_quarantine(struct kvh_controller *c)
 {
+	struct kvh_store_outcome none = {0};
+
 	while (c->items != NULL) {
 		struct kvh_store_item *item = c->items;
 
 		kvh_l1_quarantine(c->opts.l1, item->frame);
-		/* The adapter still has a request inside item: it is leaked. */
+		/* The adapter still has a request inside one of its puts: it is leaked. */
 		c->items = item->next;
 		if (item->pending > 0)
-			settle(c, item->persist);
+			settle(c, item->persist, item->index, &none);
 	}
+	count_settled(c);
 }

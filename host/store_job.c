@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PUBLISH_MAX 64u
+
 /* The wait for the adapters: outlives the job where that is cancelled. Who takes
  * `transfer` out of it ends the job. */
 struct persisting {
@@ -58,12 +60,31 @@ static void persisting_less(struct persisting *p, bool published)
 	kvh_transfer_end(t, settled ? t->first_error : -ECANCELED);
 }
 
-static void persisting_settled(struct kvh_persist *persist)
+/* A chunk is not waited for any more. */
+static void persisting_gone(struct persisting *p)
+{
+	persisting_less(p, false);
+	persisting_put(p);
+}
+
+static void persisting_settled(struct kvh_persist *persist, uint32_t index,
+			       const struct kvh_store_outcome *outcome)
 {
 	struct persisting *p = (struct persisting *)persist;
 
-	persisting_less(p, false);
-	persisting_put(p);
+	pthread_mutex_lock(&p->lock);
+	if (p->transfer != NULL && p->transfer->outcomes != NULL)
+		p->transfer->outcomes[index] = *outcome; /* else the array is not ours */
+	pthread_mutex_unlock(&p->lock);
+	persisting_gone(p);
+}
+
+static void persisting_more(struct persisting *p, uint32_t n)
+{
+	pthread_mutex_lock(&p->lock);
+	p->waiting += n;
+	p->refs += n;
+	pthread_mutex_unlock(&p->lock);
 }
 
 /* Ends the job without waiting any longer, once its chunks are published. */
@@ -123,29 +144,12 @@ static const struct kvh_job_ops store_ops = {
 	.forget = store_forget,
 };
 
-static void store_publish(struct kvh_transfer *t, uint32_t i)
+static void store_result(struct kvh_transfer *t, const struct kvh_piece *piece, int status)
 {
 	struct kvh_engine *engine = t->engine;
-	struct kvh_piece *piece = &t->pieces[i];
-	struct persisting *p = t->persisting;
 	struct kvh_space_counters *counters = t->pool->space->counters;
 	uint64_t bytes = t->pool->plans[piece->key.group]->payload_bytes;
-	int status = kvh_transfer_result(t, i);
 
-	if (status == 0) {
-		if (p != NULL) {
-			pthread_mutex_lock(&p->lock);
-			p->waiting++;
-			p->refs++;
-			pthread_mutex_unlock(&p->lock);
-		}
-		status = kvh_controller_publish(engine->controller, piece->frame,
-						p != NULL ? &p->base : NULL);
-		if (status != 0 && p != NULL)
-			persisting_settled(&p->base);
-	} else {
-		kvh_l1_abort(engine->l1, piece->frame);
-	}
 	kvh_transfer_status(t, piece->index, status);
 	if (status == 0) {
 		t->n_ok++;
@@ -159,6 +163,44 @@ static void store_publish(struct kvh_transfer *t, uint32_t i)
 	kvh_count(&counters->store_failed, status != -ECANCELED);
 	if (t->first_error == 0)
 		t->first_error = status;
+}
+
+/* Of the pieces from `first` on, up to PUBLISH_MAX: publishes what the device has
+ * brought, aborts the rest. Returns where the next ones begin. */
+static uint32_t store_publish(struct kvh_transfer *t, uint32_t first)
+{
+	struct kvh_engine *engine = t->engine;
+	struct persisting *p = t->persisting;
+	const struct kvh_piece *moved[PUBLISH_MAX];
+	struct kvh_published items[PUBLISH_MAX];
+	int32_t status[PUBLISH_MAX];
+	uint32_t i, n = 0;
+
+	for (i = first; i < t->n_moving && n < PUBLISH_MAX; i++) {
+		const struct kvh_piece *piece = &t->pieces[i];
+		int err = kvh_transfer_result(t, i);
+
+		if (err != 0) {
+			kvh_l1_abort(engine->l1, piece->frame);
+			store_result(t, piece, err);
+			continue;
+		}
+		moved[n] = piece;
+		items[n++] = (struct kvh_published){
+			.frame = piece->frame,
+			.persist = p != NULL ? &p->base : NULL,
+			.index = piece->index,
+		};
+	}
+	if (p != NULL)
+		persisting_more(p, n);
+	(void)kvh_controller_publish_many(engine->controller, items, n, status);
+	for (uint32_t k = 0; k < n; k++) {
+		store_result(t, moved[k], status[k]);
+		if (status[k] != 0 && p != NULL)
+			persisting_gone(p);
+	}
+	return i;
 }
 
 /* Mover's thread, or the caller's where nothing had to move. */
@@ -177,8 +219,8 @@ static void store_done(struct kvh_move *move)
 	struct kvh_transfer *t = (struct kvh_transfer *)((char *)move -
 							 offsetof(struct kvh_transfer, move));
 
-	for (uint32_t i = 0; i < t->n_moving; i++)
-		store_publish(t, i);
+	for (uint32_t i = 0; i < t->n_moving;)
+		i = store_publish(t, i);
 	if (move->status != 0 && move->status != -ECANCELED)
 		kvh_count(&t->engine->metrics.device_errors, 1);
 	kvh_transfer_moved(t);
@@ -280,6 +322,12 @@ int kvh_store(struct kvh_queue *queue, kvh_pool_t pool_id, const struct kvh_stor
 	int err;
 
 	err = kvh_check_size("store", opts->size, sizeof(*opts));
+	if (err == 0 && opts->outcomes != NULL && (opts->flags & KVH_STORE_PERSISTED) == 0) {
+		kvh_err("store: outcomes without KVH_STORE_PERSISTED: nothing says when they "
+			"are "
+			"there");
+		err = -EINVAL;
+	}
 	if (err == 0)
 		err = kvh_transfer_begin(queue, pool_id, opts->flags,
 					 KVH_STORE_PACKED | KVH_STORE_PERSISTED, n, &pool);
@@ -297,6 +345,7 @@ int kvh_store(struct kvh_queue *queue, kvh_pool_t pool_id, const struct kvh_stor
 	t->job->body = t;
 	t->flags = opts->flags;
 	t->status = status;
+	t->outcomes = opts->outcomes;
 	for (uint32_t i = 0; i < n; i++)
 		t->pieces[i] = (struct kvh_piece){.key = chunks[i].key,
 						  .parent = &chunks[i].parent,

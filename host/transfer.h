@@ -32,7 +32,8 @@ struct kvh_transfer {
 	bool moved; /* the mover is done with it; under the pool's lock. Then the pool
 		     * may be gone. */
 	uint32_t flags;
-	int32_t *status; /* the caller's, or NULL */
+	int32_t *status;                    /* the caller's, or NULL */
+	struct kvh_store_outcome *outcomes; /* the same; store */
 	uint32_t n, n_moving;
 	uint32_t n_ok;
 	int first_error;

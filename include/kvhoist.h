@@ -99,8 +99,12 @@ struct kvh_engine_opts {
 	 * docs/adapters.md lists them. The same name and path twice is -EEXIST. */
 	const char *const *l2;
 	uint32_t n_l2; /* 0..KVH_L2_MAX */
-	/* "default": all to all adapters, nothing deleted from L1. "buffer-only":
-	 * a frame leaves L1 when every adapter has answered. NULL: "default". */
+	/* Which chunks go from L1 to which adapters, and when: "default", all to all at
+	 * once; "buffer-only", and they leave L1 when every adapter has answered;
+	 * "second-use", those that are stored again or loaded; "whole-prefix", those of
+	 * full-attention groups; "deferred-windows", of windowed and state groups what
+	 * the turn's end leaves; "write-back", what L1 evicts; or one that was
+	 * registered (kvh_policy_register). NULL: "default". */
 	const char *policy;
 	/* Background eviction starts above `high` and stops below `low`, in
 	 * percent of l1_bytes, 0 < low < high <= 100; both 0: 95 and 90. */
@@ -304,6 +308,61 @@ struct kvh_key {
 	uint32_t group; /* index in the space */
 };
 
+/* ---- store policy ----------------------------------------------------- */
+
+/* What a policy is told of a chunk, during the call. */
+struct kvh_policy_chunk {
+	const struct kvh_key *key;
+	const struct kvh_hash *parent; /* zero: the first of a prompt */
+	uint64_t bytes;                /* of its frame */
+	uint32_t kind;                 /* enum kvh_group_kind of its group */
+	uint32_t window_chunks;        /* of a windowed group; else 0 */
+	uint32_t used;                 /* 0: just stored to L1; 1: loaded from there */
+	uint32_t reserved;
+};
+
+enum kvh_admit {
+	KVH_ADMIT_NO,       /* stays in L1 only */
+	KVH_ADMIT_NOW,      /* goes to the targets */
+	KVH_ADMIT_TURN_END, /* when its prompt has not grown beyond its window by the turn's
+			     * end; if it has, never. A turn ends with kvh_flush, or when
+			     * the prompt has not grown for 5 s; L1 may evict it before */
+	KVH_ADMIT_EVICTION, /* when L1 evicts it, and not before */
+};
+
+#define KVH_POLICY_VERSION 1u
+#define KVH_POLICY_RETAIN  1u /* what was prefetched stays in L1 after its last lease */
+#define KVH_POLICY_USES    2u /* admit is asked for chunks that are loaded, too */
+
+/* Decides which chunks go from L1 to which adapters, and when. The functions run
+ * on the engine's own thread: they must not wait, nor call the library. An answer
+ * that makes no sense (an adapter that is not there) is counted, `policy_wrong`,
+ * and left out. */
+struct kvh_policy {
+	uint32_t version; /* KVH_POLICY_VERSION; another is refused */
+	uint32_t flags;   /* KVH_POLICY_* */
+	const char *name; /* not copied */
+	void *arg;        /* for open; without open it is `self` */
+	/* Optional: one a engine, on its opener's thread. 0, or a negative errno. */
+	int (*open)(void *arg, void **self_p);
+	void (*close)(void *self); /* optional */
+	/* After a chunk was stored to L1: enum kvh_admit. */
+	uint32_t (*admit)(void *self, const struct kvh_policy_chunk *chunk);
+	/* The adapters that get it, a bit each of `adapters`, which are those there are. */
+	uint32_t (*targets)(void *self, const struct kvh_policy_chunk *chunk,
+			    uint32_t adapters);
+	/* After all of `targets` have answered; `stored` are those that have it now. 1: it
+	 * leaves L1 with its last lease. Not asked where there was no target. */
+	uint32_t (*deletes)(void *self, const struct kvh_policy_chunk *chunk, uint32_t targets,
+			    uint32_t stored);
+};
+
+/* Adds a policy that engines can then be opened with, by name. The struct is
+ * copied. For good: there is no way to take it back.
+ * -EEXIST there is one of that name, -EPROTONOSUPPORT another version, -EINVAL a
+ * name or function is missing, -ENOSPC 32 have been added */
+KVH_API int kvh_policy_register(const struct kvh_policy *policy);
+
 /* ---- queue ------------------------------------------------------------ */
 
 enum kvh_event_type {
@@ -312,7 +371,7 @@ enum kvh_event_type {
 	 * cancel that comes first */
 	KVH_EVENT_FOUND,
 	/* store: every adapter has answered, well or badly, for every chunk whose
-	 * status is 0; kvh_l2_status says how */
+	 * status is 0; kvh_store_opts.outcomes and kvh_l2_status say how */
 	KVH_EVENT_PERSISTED,
 	KVH_EVENT_DONE, /* terminal: the last event of the job */
 };
@@ -418,6 +477,13 @@ struct kvh_store_chunk {
 #define KVH_STORE_PACKED    1u /* send KVH_EVENT_PACKED */
 #define KVH_STORE_PERSISTED 2u /* send KVH_EVENT_PERSISTED, and end only then */
 
+/* Adapters, a bit each by their index; what is in none is not there any more. */
+struct kvh_store_outcome {
+	uint32_t stored;  /* have it now; some maybe had it before */
+	uint32_t failed;  /* were to get it: an error, a timeout, a queue without room */
+	uint32_t skipped; /* the policy did not want it there, or not yet */
+};
+
 struct kvh_store_opts {
 	size_t size;
 	/* The order point: pages are read when this has been reached. At most one.
@@ -427,6 +493,11 @@ struct kvh_store_opts {
 	struct CUevent_st *event;
 	uint64_t user_data;
 	uint32_t flags; /* KVH_STORE_* */
+	uint32_t reserved;
+	/* With KVH_STORE_PERSISTED, else NULL: what became of each chunk whose status is
+	 * 0. [n], the library's until the terminal event was polled; complete when
+	 * KVH_EVENT_PERSISTED is there. */
+	struct kvh_store_outcome *outcomes;
 };
 KVH_API void kvh_store_opts_init(struct kvh_store_opts *opts, size_t size);
 
@@ -578,6 +649,13 @@ KVH_API int kvh_release(struct kvh_engine *engine, const kvh_lease_t *leases, si
 KVH_API int kvh_erase(struct kvh_queue *queue, const struct kvh_key *keys, uint32_t n,
 		      uint64_t user_data, int32_t *status, kvh_job_t *job_p);
 
+/* A job: ends when all that was stored before (by jobs that had ended) is in L2, or
+ * could not be brought there, and the adapters that can have made it last. Chunks
+ * that a policy keeps for the turn's end or for eviction go now. The event's status
+ * is -EIO if a chunk stored since the flush before failed to get where it was to be.
+ * -EAGAIN the queue is full */
+KVH_API int kvh_flush(struct kvh_queue *queue, uint64_t user_data, kvh_job_t *job_p);
+
 /* Asks the job to end early: what waits or is in L2 is dropped, what is on the
  * device completes. The terminal event still comes. 0, or -ENOENT if the job
  * has ended or never was. */
@@ -605,6 +683,10 @@ struct kvh_status {
 	uint64_t numa_refused;  /* L1 pieces that could not be bound to the node */
 	uint64_t n_l2;          /* adapters: kvh_l2_status_get */
 	uint64_t huge_bytes;    /* of L1 on huge pages asked for */
+	uint64_t policy_wrong;  /* answers of the store policy that made no sense */
+	/* Chunks that waited for their turn's end: outgrown, never stored; lost, L1 had
+	 * evicted them. */
+	uint64_t deferred_outgrown, deferred_lost;
 };
 
 /* How long something took since open. A percentile is the true one, or at most a

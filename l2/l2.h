@@ -91,6 +91,7 @@ struct kvh_l2_caps {
 	bool volatile_;        /* holds nothing after close */
 	bool clear;            /* takes KVH_L2_CLEAR */
 	bool flush;            /* takes KVH_L2_FLUSH; without: a PUT is what it will be */
+	bool discards;         /* keeps nothing of what it gets: frames come unsealed */
 };
 
 struct kvh_l2_usage {

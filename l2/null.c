@@ -74,6 +74,7 @@ static void null_query(const void *self, struct kvh_l2_caps *caps)
 		.max_len = UINT64_MAX,
 		.volatile_ = true,
 		.clear = true,
+		.discards = true,
 	};
 }
 
@@ -94,8 +95,9 @@ static int null_submit(void *self, struct kvh_l2_req *req)
 		return -EAGAIN;
 	null->accepted++;
 	req->status = null_answer(req->op);
+	if (null->done.head == NULL) /* else it is raised already: a system call a burst */
+		kvh_event_raise(null->fd);
 	kvh_req_push(&null->done, req);
-	kvh_event_raise(null->fd);
 	return 0;
 }
 

@@ -25,7 +25,7 @@ TEST(Drain, WaitsForWhatIsPublished)
 {
 	Rig rig(with({"fault:a,script=put@1:hang,next=mem"}));
 
-	EXPECT_TRUE(kvh_controller_drain_wait(rig.controller, 0)); // there is nothing
+	rig.drain(); // there is nothing
 	ASSERT_EQ(rig.store(rig.key(1)), 0);
 	Fault("a").held(1);
 	EXPECT_FALSE(kvh_controller_drain_wait(rig.controller, 0)); // does not wait

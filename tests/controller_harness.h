@@ -66,8 +66,12 @@ class Count
 struct Persist : kvh_persist {
 	Persist()
 	{
-		settled = [](kvh_persist *p) { static_cast<Persist *>(p)->count.add(); };
+		settled = [](kvh_persist *p, uint32_t, const kvh_store_outcome *outcome) {
+			static_cast<Persist *>(p)->outcome = *outcome;
+			static_cast<Persist *>(p)->count.add();
+		};
 	}
+	struct kvh_store_outcome outcome = {}; // the last one's
 	Count count;
 };
 
@@ -152,6 +156,8 @@ struct Options {
 	uint64_t read_bytes = UINT64_MAX;
 	uint64_t hedge_ns = UINT64_MAX; // never
 	uint32_t speculate = 0;
+	uint32_t breaker = 0; // never opens
+	uint64_t sweep_ns = 0;
 };
 
 class Rig
@@ -442,6 +448,8 @@ class Rig
 		opts.read_bytes = options.read_bytes;
 		opts.hedge_ns = options.hedge_ns;
 		opts.speculate = options.speculate;
+		opts.breaker = options.breaker;
+		opts.sweep_ns = options.sweep_ns;
 		return kvh_controller_open(&opts, &controller);
 	}
 };

@@ -30,7 +30,7 @@ class Listener : public ::testing::Test
 		std::vector<struct kvh_published> items;
 
 		for (kvh_frame frame : frames)
-			items.push_back({frame, nullptr});
+			items.push_back({frame, nullptr, 0, KVH_HEARD_STORED});
 		ASSERT_EQ(kvh_listener_push(&listener_, items.data(), uint32_t(items.size())),
 			  0);
 	}
@@ -46,7 +46,6 @@ class Listener : public ::testing::Test
 		if (n == 0) {
 			EXPECT_EQ(items, nullptr);
 		}
-		free(items);
 		return frames;
 	}
 
@@ -79,7 +78,9 @@ TEST_F(Listener, KeepsOrder)
 TEST_F(Listener, KeepsWhoWaits)
 {
 	struct kvh_persist first = {}, second = {};
-	const struct kvh_published in[] = {{1, &first}, {2, nullptr}, {3, &second}};
+	const struct kvh_published in[] = {{1, &first, 7, KVH_HEARD_STORED},
+					   {2, nullptr, 0, KVH_HEARD_USED},
+					   {3, &second, 9, KVH_HEARD_DEMOTED}};
 	struct kvh_published *out;
 
 	ASSERT_EQ(kvh_listener_push(&listener_, in, 3), 0);
@@ -87,7 +88,6 @@ TEST_F(Listener, KeepsWhoWaits)
 	EXPECT_EQ(out[0].persist, &first);
 	EXPECT_EQ(out[1].persist, nullptr);
 	EXPECT_EQ(out[2].persist, &second);
-	free(out);
 }
 
 TEST_F(Listener, ClearedByPop)

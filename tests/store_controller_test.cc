@@ -224,22 +224,43 @@ TEST(StoreController, ErasedBeforePublishingTellsNobody)
 	EXPECT_FALSE(rig.in_l2(0, rig.key(1)));
 }
 
-uint32_t no_targets(const struct kvh_key *, uint32_t)
+using Chunk = const struct kvh_policy_chunk *;
+
+uint32_t admit_all(void *, Chunk)
+{
+	return KVH_ADMIT_NOW;
+}
+
+uint32_t no_targets(void *, Chunk, uint32_t)
 {
 	return 0;
 }
 
 std::atomic<uint32_t> deletions_asked;
 
-bool count_deletions(const struct kvh_key *, uint32_t, uint32_t)
+uint32_t count_deletions(void *, Chunk, uint32_t, uint32_t)
 {
 	deletions_asked++;
-	return true;
+	return 1;
+}
+
+struct kvh_policy make_policy(const char *name, uint32_t (*targets)(void *, Chunk, uint32_t),
+			      uint32_t (*deletes)(void *, Chunk, uint32_t, uint32_t))
+{
+	struct kvh_policy policy = {};
+
+	policy.version = KVH_POLICY_VERSION;
+	policy.flags = KVH_POLICY_RETAIN;
+	policy.name = name;
+	policy.admit = admit_all;
+	policy.targets = targets;
+	policy.deletes = deletes;
+	return policy;
 }
 
 TEST(StorePolicy, ThatSkipsAll)
 {
-	const struct kvh_policy policy = {"skip", no_targets, count_deletions, true};
+	const struct kvh_policy policy = make_policy("skip", no_targets, count_deletions);
 	Options options = with({"mem:a", "mem:b"});
 
 	options.own_policy = &policy;
@@ -256,19 +277,19 @@ TEST(StorePolicy, ThatSkipsAll)
 		EXPECT_EQ(rig.count(a, &N::puts) + rig.count(a, &N::put_dropped), 0u);
 }
 
-uint32_t by_hash(const struct kvh_key *key, uint32_t n)
+uint32_t by_hash(void *, Chunk chunk, uint32_t adapters)
 {
-	return key->hash.bytes[8] % (1u << n);
+	return chunk->key->hash.bytes[8] & adapters;
 }
 
-bool keep_all(const struct kvh_key *, uint32_t, uint32_t)
+uint32_t keep_all(void *, Chunk, uint32_t, uint32_t)
 {
-	return false;
+	return 0;
 }
 
 TEST(StorePolicy, ThatPicksASubset)
 {
-	const struct kvh_policy policy = {"subset", by_hash, keep_all, true};
+	const struct kvh_policy policy = make_policy("subset", by_hash, keep_all);
 	Options options = with({"mem:a", "mem:b", "mem:c"});
 
 	options.own_policy = &policy;
@@ -285,22 +306,22 @@ TEST(StorePolicy, ThatPicksASubset)
 
 uint32_t seen_targets, seen_stored;
 
-bool delete_if_all_have_it(const struct kvh_key *, uint32_t targets, uint32_t stored)
+uint32_t delete_if_all_have_it(void *, Chunk, uint32_t targets, uint32_t stored)
 {
 	seen_targets = targets;
 	seen_stored = stored;
 	return targets == stored;
 }
 
-uint32_t all(const struct kvh_key *, uint32_t n)
+uint32_t all(void *, Chunk, uint32_t adapters)
 {
-	return (1u << n) - 1;
+	return adapters;
 }
 
 TEST(StorePolicy, ThatDeletesFromL1KnowsWhoHasIt)
 {
 	Log log;
-	const struct kvh_policy policy = {"careful", all, delete_if_all_have_it, true};
+	const struct kvh_policy policy = make_policy("careful", all, delete_if_all_have_it);
 	Options options = with({"mem:a", "fault:b,script=put@2:fail=ENOSPC,next=mem"});
 
 	options.own_policy = &policy;

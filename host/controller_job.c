@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * controller_job.c - jobs that are one thing for the controller to do: kvh_flush.
+ * The user's thread begins and cancels; the controller's ends.
+ */
+#include "host/engine.h"
+#include "host/flush.h"
+#include "host/log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+/* Two may have it: the job, and a cancel on its way to the controller. */
+struct task_job {
+	struct kvh_job *job;
+	struct kvh_engine *engine;
+	void (*stop)(struct task_job *t); /* controller's thread, not ended: ends it */
+	bool ended;                       /* controller's thread */
+	struct kvh_loop_work cancel;
+	bool cancel_posted; /* user's thread */
+	uint32_t refs;      /* atomic */
+	struct kvh_flush flush;
+};
+
+static void task_put(struct task_job *t)
+{
+	if (__atomic_sub_fetch(&t->refs, 1, __ATOMIC_ACQ_REL) == 0)
+		free(t);
+}
+
+static void task_end(struct task_job *t, int status)
+{
+	t->ended = true;
+	kvh_job_end(t->job, status, 0, 0, 0);
+}
+
+static void task_cancel_run(struct kvh_loop_work *work)
+{
+	struct task_job *t = (struct task_job *)((char *)work -
+						 offsetof(struct task_job, cancel));
+
+	if (!t->ended)
+		t->stop(t);
+	task_put(t);
+}
+
+static void task_cancel(struct kvh_job *job)
+{
+	struct task_job *t = job->body;
+
+	if (t->cancel_posted)
+		return;
+	t->cancel_posted = true;
+	(void)__atomic_add_fetch(&t->refs, 1, __ATOMIC_RELAXED);
+	t->cancel.run = task_cancel_run;
+	kvh_controller_post(t->engine->controller, &t->cancel);
+}
+
+static void task_forget(struct kvh_job *job)
+{
+	task_put(job->body);
+}
+
+static const struct kvh_job_ops task_ops = {
+	.name = "controller",
+	.cancel = task_cancel,
+	.forget = task_forget,
+};
+
+static int task_begin(struct kvh_queue *queue, uint64_t user_data, struct task_job **task_p)
+{
+	int err = kvh_engine_alive(queue->engine);
+	struct task_job *t;
+
+	if (err != 0)
+		return err;
+	t = calloc(1, sizeof(*t));
+	if (t == NULL)
+		return -ENOMEM;
+	err = kvh_job_begin(queue, &task_ops, user_data, &t->job);
+	if (err != 0) {
+		free(t);
+		return err;
+	}
+	t->job->body = t;
+	t->engine = queue->engine;
+	t->refs = 1;
+	*task_p = t;
+	return 0;
+}
+
+/* It came to nothing: no event follows. */
+static void task_abandon(struct task_job *t)
+{
+	kvh_job_abandon(t->job);
+	free(t);
+}
+
+/* ---- flush -------------------------------------------------------------- */
+
+static void flush_ended(struct kvh_flush *flush, int status)
+{
+	task_end((struct task_job *)((char *)flush - offsetof(struct task_job, flush)), status);
+}
+
+static void flush_stop(struct task_job *t)
+{
+	kvh_flush_cancel(&t->flush);
+}
+
+int kvh_flush(struct kvh_queue *queue, uint64_t user_data, kvh_job_t *job_p)
+{
+	struct task_job *t;
+	kvh_job_t id;
+	int err = task_begin(queue, user_data, &t);
+
+	if (err != 0)
+		return err;
+	id = t->job->id;
+	t->stop = flush_stop;
+	t->flush.ended = flush_ended;
+	err = kvh_controller_flush(queue->engine->controller, &t->flush);
+	if (err != 0) {
+		task_abandon(t);
+		return err;
+	}
+	*job_p = id;
+	return 0;
+}
