@@ -133,7 +133,7 @@ static void set_aside(struct kvh_adapter *a, struct kvh_l2_task *task)
  * unless there are too many: then it is the caller's word to the user that counts. */
 static void give_up(struct kvh_adapter *a, struct kvh_l2_task *task, int status)
 {
-	if (!kvh_task_erases(task) || a->owed >= KVH_OWED_MAX) {
+	if (!kvh_task_erases(task) || a->owed >= KVH_OWED_MAX || a->retired) {
 		finish(a, task, status);
 		return;
 	}
@@ -460,6 +460,11 @@ uint64_t kvh_adapter_tick(struct kvh_adapter *a, uint64_t now_ns)
 	uint64_t at;
 
 	a->now_ns = now_ns;
+	if (a->retired) {
+		if (a->reads.n + a->writes.n > 0)
+			each_queued(a, refuse_one);
+		return UINT64_MAX;
+	}
 	at = kvh_trial_tick(a, now_ns);
 
 	if (a->reads.n + a->writes.n + a->inflight.n + a->late.n == 0) {
@@ -504,7 +509,7 @@ void kvh_adapter_cancel(struct kvh_adapter *a, struct kvh_l2_task *task)
 {
 	if (task->state == KVH_TASK_WAITING) {
 		finish(a, task, -ECANCELED);
-	} else if (task->state == KVH_TASK_INFLIGHT && !task->req.cancelled) {
+	} else if (task->state == KVH_TASK_INFLIGHT && !task->req.cancelled && !a->retired) {
 		task->req.cancelled = true;
 		if (a->ops->cancel != NULL)
 			a->ops->cancel(a->self, &task->req);

@@ -42,7 +42,15 @@ int kvh_adapter_open(const struct kvh_adapter_opts *opts, struct kvh_adapter **a
 /* After the loop has stopped, with nothing waiting: closes and frees. -ETIMEDOUT:
  * LATE or INFLIGHT buffers stay out for ever; the struct and its tasks are leaked. */
 int kvh_adapter_close(struct kvh_adapter *adapter, uint64_t deadline_ns);
-/* Its event fd, once, before the loop starts. */
+/* The same in parts, while the loop runs: nothing is submitted or reaped from `retire`
+ * on, which is on the loop's thread; `shut` may block, anywhere; `done` on the
+ * loop's thread. What is left after a good end answers nothing (-EHOSTDOWN), until
+ * `free`, when it is idle. */
+void kvh_adapter_retire(struct kvh_adapter *adapter, struct kvh_loop *loop);
+int kvh_adapter_shut(struct kvh_adapter *adapter, uint64_t deadline_ns);
+void kvh_adapter_shut_done(struct kvh_adapter *adapter, bool closed);
+void kvh_adapter_free(struct kvh_adapter *adapter);
+/* Its event fd, once. */
 int kvh_adapter_watch(struct kvh_adapter *adapter, struct kvh_loop *loop);
 
 void kvh_adapter_submit(struct kvh_adapter *adapter, struct kvh_l2_task *task);
@@ -67,12 +75,21 @@ uint64_t kvh_adapter_tick(struct kvh_adapter *adapter, uint64_t now_ns);
 bool kvh_adapter_erasing(const struct kvh_adapter *adapter);
 /* WAITING or INFLIGHT. */
 uint64_t kvh_adapter_busy(const struct kvh_adapter *adapter);
-/* Whether it is worth reading from: its breaker is closed. */
+/* Whether no store is queued, in backoff, or out, and nothing is owed; whether nothing
+ * at all is. */
+bool kvh_adapter_drained(const struct kvh_adapter *adapter);
+bool kvh_adapter_idle(const struct kvh_adapter *adapter);
+/* Whether it is worth reading from: it is there, and its breaker closed. */
 bool kvh_adapter_usable(const struct kvh_adapter *adapter);
 enum kvh_breaker_state kvh_adapter_breaker(const struct kvh_adapter *adapter); /* any thread */
 
 const struct kvh_l2_caps *kvh_adapter_caps(const struct kvh_adapter *adapter);
 const char *kvh_adapter_name(const struct kvh_adapter *adapter);
+const char *kvh_adapter_spec(const struct kvh_adapter *adapter);
+/* A space's limits: 0, or what it says; 0 where it knows none. */
+int kvh_adapter_limits(struct kvh_adapter *adapter, kvh_space_t space, uint64_t soft_bytes,
+		       uint64_t hard_bytes);
+void kvh_adapter_set_deadline(struct kvh_adapter *adapter, uint64_t deadline_ns);
 /* Sets found[i] to 1 where the local index has the key, else leaves it. */
 void kvh_adapter_peek(const struct kvh_adapter *adapter, const struct kvh_key *keys, uint32_t n,
 		      uint8_t *found);

@@ -35,6 +35,8 @@ bool kvh_out_remove(struct kvh_out_set *out, const struct kvh_l2_req *req); /* w
 struct kvh_adapter {
 	const struct kvh_l2_ops *ops;
 	void *self;
+	char *spec;
+	bool retired; /* the adapter is not asked any more */
 	struct kvh_l2_caps caps;
 	struct kvh_metrics *metrics;
 	const struct kvh_arena *arena;

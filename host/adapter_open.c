@@ -50,13 +50,14 @@ static int find_ops(struct kvh_adapter *a, const char *spec, const char **conf_p
 	return -EPROTONOSUPPORT;
 }
 
-static void free_all(struct kvh_adapter *a)
+void kvh_adapter_free(struct kvh_adapter *a)
 {
 	kvh_trial_close(a->trial);
 	kvh_fair_free(&a->reads);
 	kvh_fair_free(&a->writes);
 	free(a->out.slots);
 	free(a->regions);
+	free(a->spec);
 	free(a);
 }
 
@@ -72,7 +73,8 @@ int kvh_adapter_open(const struct kvh_adapter_opts *opts, struct kvh_adapter **a
 	a->deadline_ns = opts->deadline_ns;
 	kvh_adapter_queues_init(a);
 	kvh_breaker_init(&a->breaker, opts->breaker);
-	err = find_ops(a, opts->spec, &conf);
+	a->spec = strdup(opts->spec);
+	err = a->spec != NULL ? find_ops(a, a->spec, &conf) : -ENOMEM;
 	if (err == 0)
 		err = a->ops->open(conf, opts->env, &a->self);
 	if (err != 0)
@@ -93,26 +95,45 @@ int kvh_adapter_open(const struct kvh_adapter_opts *opts, struct kvh_adapter **a
 err_close:
 	(void)a->ops->close(a->self, UINT64_MAX);
 err_free:
-	free_all(a);
+	kvh_adapter_free(a);
 	return err;
+}
+
+void kvh_adapter_retire(struct kvh_adapter *a, struct kvh_loop *loop)
+{
+	kvh_loop_remove(loop, &a->source);
+	a->retired = true;
+	a->caps.local_index = true; /* that has nothing */
+}
+
+int kvh_adapter_shut(struct kvh_adapter *a, uint64_t deadline_ns)
+{
+	return a->ops->close(a->self, deadline_ns);
+}
+
+void kvh_adapter_shut_done(struct kvh_adapter *a, bool closed)
+{
+	if (!closed)
+		kvh_err("%s: does not close; %llu requests are still out, their memory stays "
+			"mapped",
+			a->ops->name, (unsigned long long)(a->inflight.n + a->late.n));
+	kvh_adapter_end_out(a, closed);
+	if (closed)
+		a->self = NULL;
 }
 
 int kvh_adapter_close(struct kvh_adapter *a, uint64_t deadline_ns)
 {
-	int err;
+	int err = 0;
 
 	assert(a->reads.n + a->writes.n == 0);
-	err = a->ops->close(a->self, deadline_ns);
-	if (err != 0) {
-		kvh_err("%s: close: %s; %llu requests are still out, their memory stays mapped",
-			a->ops->name, strerror(-err),
-			(unsigned long long)(a->inflight.n + a->late.n));
-		kvh_adapter_end_out(a, false);
-		return err;
+	if (a->self != NULL) {
+		err = kvh_adapter_shut(a, deadline_ns);
+		kvh_adapter_shut_done(a, err == 0);
 	}
-	kvh_adapter_end_out(a, true);
-	free_all(a);
-	return 0;
+	if (err == 0)
+		kvh_adapter_free(a);
+	return err;
 }
 
 int kvh_adapter_watch(struct kvh_adapter *a, struct kvh_loop *loop)
@@ -134,7 +155,7 @@ uint64_t kvh_adapter_busy(const struct kvh_adapter *a)
 
 bool kvh_adapter_usable(const struct kvh_adapter *a)
 {
-	return a->breaker.state == KVH_BREAKER_CLOSED;
+	return a->breaker.state == KVH_BREAKER_CLOSED && !a->retired;
 }
 
 _Static_assert((int)KVH_BREAKER_OPEN == KVH_L2_OPEN && (int)KVH_BREAKER_TRIAL == KVH_L2_TRIAL,
@@ -143,6 +164,35 @@ _Static_assert((int)KVH_BREAKER_OPEN == KVH_L2_OPEN && (int)KVH_BREAKER_TRIAL ==
 enum kvh_breaker_state kvh_adapter_breaker(const struct kvh_adapter *a)
 {
 	return (enum kvh_breaker_state)kvh_counted(&a->counters.breaker);
+}
+
+bool kvh_adapter_drained(const struct kvh_adapter *a)
+{
+	return a->writes.cells.used == 0 && a->writes.n == 0; /* no flow is left */
+}
+
+bool kvh_adapter_idle(const struct kvh_adapter *a)
+{
+	return kvh_adapter_drained(a) && a->reads.cells.used == 0 && a->reads.n == 0 &&
+	       a->inflight.n + a->late.n == 0;
+}
+
+const char *kvh_adapter_spec(const struct kvh_adapter *a)
+{
+	return a->spec;
+}
+
+int kvh_adapter_limits(struct kvh_adapter *a, kvh_space_t space, uint64_t soft_bytes,
+		       uint64_t hard_bytes)
+{
+	if (a->ops->limits == NULL || a->retired)
+		return 0;
+	return a->ops->limits(a->self, space, soft_bytes, hard_bytes);
+}
+
+void kvh_adapter_set_deadline(struct kvh_adapter *a, uint64_t deadline_ns)
+{
+	a->deadline_ns = deadline_ns; /* of what comes from now on */
 }
 
 const struct kvh_l2_caps *kvh_adapter_caps(const struct kvh_adapter *a)
@@ -160,7 +210,7 @@ void kvh_adapter_peek(const struct kvh_adapter *a, const struct kvh_key *keys, u
 {
 	uint8_t batch[256];
 
-	if (!a->caps.local_index)
+	if (!a->caps.local_index || a->retired)
 		return;
 	for (uint32_t i = 0; i < n; i += 256) {
 		uint32_t m = n - i < 256 ? n - i : 256;

@@ -25,7 +25,9 @@ static uint64_t controller_tick(void *arg, uint64_t now_ns)
 
 	c->now_ns = now_ns;
 	do {
-		at = kvh_prefetch_tick(c, now_ns);
+		at = kvh_change_tick(c, now_ns);
+		t = kvh_prefetch_tick(c, now_ns);
+		at = t < at ? t : at;
 		t = kvh_store_tick(c, now_ns);
 		at = t < at ? t : at;
 		for (uint32_t a = 0; a < c->n_adapters; a++) {
@@ -33,8 +35,8 @@ static uint64_t controller_tick(void *arg, uint64_t now_ns)
 			at = t < at ? t : at;
 		}
 	} while (c->dirty);
-	t = kvh_store_next_ns(c); /* last: a sweep may have put one into backoff */
-	return t < at ? t : at;
+	/* Last: a sweep may have put one into backoff. */
+	return c->next_retry_ns < at ? c->next_retry_ns : at;
 }
 
 static void listener_ready(struct kvh_loop_source *source)
@@ -165,8 +167,10 @@ void kvh_controller_used(struct kvh_controller *c, const kvh_frame *frames, uint
 void kvh_controller_peek(struct kvh_controller *c, const struct kvh_key *keys, uint32_t n,
 			 uint8_t *found)
 {
+	kvh_controller_lock_adapters(c);
 	for (uint32_t a = 0; a < c->n_adapters; a++)
 		kvh_adapter_peek(c->adapters[a], keys, n, found);
+	kvh_controller_unlock_adapters(c);
 }
 
 void kvh_controller_post(struct kvh_controller *c, struct kvh_loop_work *work)
@@ -186,7 +190,22 @@ const struct kvh_pulse *kvh_controller_pulse(const struct kvh_controller *c)
 
 uint32_t kvh_controller_adapters(const struct kvh_controller *c)
 {
-	return c->n_adapters;
+	return __atomic_load_n(&c->n_adapters, __ATOMIC_ACQUIRE);
+}
+
+enum kvh_seat kvh_controller_seat(const struct kvh_controller *c, uint32_t index)
+{
+	return __atomic_load_n(&c->seats[index], __ATOMIC_RELAXED);
+}
+
+void kvh_controller_lock_adapters(struct kvh_controller *c)
+{
+	pthread_rwlock_rdlock(&c->table);
+}
+
+void kvh_controller_unlock_adapters(struct kvh_controller *c)
+{
+	pthread_rwlock_unlock(&c->table);
 }
 
 struct kvh_adapter *kvh_controller_adapter(const struct kvh_controller *c, uint32_t index)
@@ -213,6 +232,19 @@ static enum kvh_round open_round(void *arg, enum kvh_wake wake)
 	return KVH_ROUND_END;
 }
 
+void kvh_controller_adapter_opts(const struct kvh_controller *c, const char *spec,
+				 struct kvh_adapter_opts *opts)
+{
+	*opts = (struct kvh_adapter_opts){
+		.spec = spec,
+		.env = &c->env,
+		.arena = c->opts.arena,
+		.metrics = c->opts.metrics,
+		.deadline_ns = c->opts.deadline_ns,
+		.breaker = c->opts.breaker,
+	};
+}
+
 /* All at once, each on a thread of its own: an open may scan a disk. */
 static int open_adapters(struct kvh_controller *c)
 {
@@ -220,14 +252,7 @@ static int open_adapters(struct kvh_controller *c)
 	int err = 0;
 
 	for (uint32_t i = 0; i < c->opts.n_l2; i++) {
-		opening[i].opts = (struct kvh_adapter_opts){
-			.spec = c->opts.l2[i],
-			.env = &c->env,
-			.arena = c->opts.arena,
-			.metrics = c->opts.metrics,
-			.deadline_ns = c->opts.deadline_ns,
-			.breaker = c->opts.breaker,
-		};
+		kvh_controller_adapter_opts(c, c->opts.l2[i], &opening[i].opts);
 		opening[i].thread = (struct kvh_thread){
 			.name = "kvh-open", .round = open_round, .arg = &opening[i]};
 		opening[i].threaded = kvh_thread_start(&opening[i].thread) == 0;
@@ -238,18 +263,14 @@ static int open_adapters(struct kvh_controller *c)
 		if (opening[i].threaded)
 			kvh_thread_join(&opening[i].thread);
 		if (opening[i].err == 0)
-			c->adapters[c->n_adapters++] = opening[i].adapter;
+			kvh_seat_open(c, c->n_adapters, opening[i].adapter);
 		else
 			kvh_err("L2 '%s' cannot be opened: %s", c->opts.l2[i],
 				strerror(-opening[i].err));
 		err = err != 0 ? err : opening[i].err;
 	}
-	for (uint32_t a = 0; a < c->n_adapters && err == 0; a++) {
-		kvh_source_open(&c->prefetcher.sources, a,
-				kvh_adapter_caps(c->adapters[a])->max_inflight);
+	for (uint32_t a = 0; a < c->n_adapters && err == 0; a++)
 		err = kvh_adapter_watch(c->adapters[a], c->loop);
-	}
-	c->adapter_bits = c->storing_bits = (UINT32_C(1) << c->n_adapters) - 1;
 	return err;
 }
 
@@ -270,6 +291,7 @@ static struct kvh_controller *controller_make(const struct kvh_controller_opts *
 	c->env = opts->env != NULL ? *opts->env : system_env;
 	c->next_retry_ns = UINT64_MAX;
 	c->evict.run = evict_run;
+	pthread_rwlock_init(&c->table, NULL);
 	if (c->opts.sweep_ns == 0)
 		c->opts.sweep_ns = 100 * KVH_NS_PER_MS;
 	return c;
@@ -278,6 +300,9 @@ static struct kvh_controller *controller_make(const struct kvh_controller_opts *
 static void controller_free(struct kvh_controller *c)
 {
 	kvh_store_close(c);
+	kvh_limits_close(c);
+	kvh_keyset_close(&c->erasing);
+	pthread_rwlock_destroy(&c->table);
 	free(c);
 }
 
@@ -291,14 +316,16 @@ int kvh_controller_open(const struct kvh_controller_opts *opts,
 		return -ENOMEM;
 	err = kvh_store_open(c);
 	if (err == 0)
+		err = kvh_keyset_open(&c->erasing);
+	if (err == 0)
 		err = kvh_loop_open(controller_tick, c, &c->loop);
 	if (err != 0)
 		goto err_free;
 	err = kvh_listener_open(&c->listener);
 	if (err != 0)
 		goto err_loop;
-	c->listener_source = (struct kvh_loop_source){
-		.fd = kvh_listener_fd(&c->listener), .ready = listener_ready, .hint = true};
+	c->listener_source = (struct kvh_loop_source){.fd = kvh_listener_fd(&c->listener),
+						      .ready = listener_ready};
 	err = kvh_loop_add(c->loop, &c->listener_source);
 	if (err != 0)
 		goto err_listener;

@@ -13,6 +13,9 @@
 #ifndef KVH_HOST_CONTROLLER_H
 #define KVH_HOST_CONTROLLER_H
 
+#include "host/change.h"
+#include "host/clear.h"
+#include "host/flush.h"
 #include "host/l1.h"
 #include "host/listen.h"
 #include "host/loop.h"
@@ -36,6 +39,7 @@ struct kvh_adapter;
 struct kvh_pulse;
 struct kvh_controller;
 struct delete_batch;
+struct kvh_adapter_opts;
 struct kvh_probing;
 struct kvh_wait;
 
@@ -73,7 +77,12 @@ bool kvh_controller_drain_wait(struct kvh_controller *c, uint64_t deadline_ns);
  * the arena must not be unmapped. */
 int kvh_controller_close(struct kvh_controller *c, uint64_t deadline_ns);
 
+/* Places for adapters that were ever taken. The adapter of one, and what is asked of
+ * it by another thread than the controller's, between lock and unlock. */
 uint32_t kvh_controller_adapters(const struct kvh_controller *c);
+enum kvh_seat kvh_controller_seat(const struct kvh_controller *c, uint32_t index);
+void kvh_controller_lock_adapters(struct kvh_controller *c);
+void kvh_controller_unlock_adapters(struct kvh_controller *c);
 struct kvh_adapter *kvh_controller_adapter(const struct kvh_controller *c, uint32_t index);
 
 /* Any thread: publishes FILLING frames, and hands them to the store controller if
@@ -158,6 +167,24 @@ void kvh_controller_erase(struct kvh_controller *c, struct kvh_erase *e);
 /* On the controller's thread (kvh_controller_post), of one that has not ended: what
  * no adapter has answered is -ECANCELED. */
 void kvh_erase_cancel(struct kvh_erase *e);
+
+/* ---- changes while it runs -------------------------------------------- */
+
+/* Any thread. What is refused leaves the old value in force.
+ * -EINVAL: logged, with the value and what is allowed. -ENOMEM */
+int kvh_controller_set_policy(struct kvh_controller *c, const char *name);
+int kvh_controller_set_watermarks(struct kvh_controller *c, uint64_t high_bytes,
+				  uint64_t low_bytes);
+struct kvh_controller_bounds {
+	uint64_t deadline_ns; /* as in the options */
+	uint32_t retries;
+	uint64_t queue_bytes;
+};
+int kvh_controller_set_bounds(struct kvh_controller *c,
+			      const struct kvh_controller_bounds *bounds);
+/* Of a space in every adapter, also in those that come later; 0: none. */
+int kvh_controller_set_limits(struct kvh_controller *c, kvh_space_t space, uint64_t soft_bytes,
+			      uint64_t hard_bytes);
 
 /* ---- hand over, pressure ---------------------------------------------- */
 

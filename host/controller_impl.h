@@ -12,11 +12,13 @@
 #include "host/prefetch.h"
 #include "host/defer.h"
 #include "host/flush.h"
+#include "host/keyset.h"
 #include "host/policy.h"
 #include "host/work.h"
 
 #include <pthread.h>
 
+struct kvh_limits;
 struct kvh_put;
 struct kvh_seal;
 struct kvh_store_item;
@@ -26,8 +28,14 @@ struct kvh_controller {
 	struct kvh_l2_env env;
 	struct kvh_loop *loop;
 	struct kvh_workers *workers;
+	/* change.c: written by this thread, under `table`; read by others under it */
+	pthread_rwlock_t table;
 	struct kvh_adapter *adapters[KVH_ADAPTERS_MAX];
-	uint32_t n_adapters;
+	uint32_t n_adapters; /* places that were ever taken; atomic */
+	enum kvh_seat seats[KVH_ADAPTERS_MAX];
+	uint32_t adapter_bits, storing_bits; /* OPEN or DRAINING; OPEN */
+	struct kvh_change *changes;          /* that wait for an adapter to drain */
+	struct kvh_limits *limits;
 	bool stopping;
 
 	uint64_t now_ns; /* of this round */
@@ -42,12 +50,10 @@ struct kvh_controller {
 	uint64_t processed;
 	uint64_t next_sweep_ns;
 	struct kvh_policy_use policy;
-	const struct kvh_space *space;       /* the last one asked for */
-	uint32_t adapter_bits, storing_bits; /* that are there; that take stores */
+	const struct kvh_space *space; /* the last one asked for */
 	struct kvh_cells store_items, puts, seals;
 	struct kvh_store_item *items; /* alive */
 	struct kvh_seal *sealing;     /* not posted yet */
-	uint64_t settled;             /* in this round */
 	struct kvh_put *backoff;
 	uint64_t backoff_bytes[KVH_ADAPTERS_MAX];
 	bool put_failing[KVH_ADAPTERS_MAX]; /* its last PUT failed: said once */
@@ -58,8 +64,9 @@ struct kvh_controller {
 	struct kvh_epoch *epoch, *oldest_epoch;
 
 	struct kvh_prefetcher prefetcher;
-	bool dirty;                   /* a prefetch has something to look at */
-	struct delete_batch *deletes; /* erase.c: of which a DELETE is out */
+	bool dirty;                 /* a prefetch has something to look at */
+	struct clear_batch *clears; /* clear.c */
+	struct kvh_keyset erasing;  /* erase.c: keys of which a DELETE is out */
 
 	struct kvh_loop_work evict; /* any thread posts it, once at a time */
 	bool evict_posted;          /* atomic */
@@ -74,10 +81,18 @@ void kvh_store_close(struct kvh_controller *c);
  * erase of the same key, has run by then. */
 void kvh_store_hear(struct kvh_controller *c);
 uint64_t kvh_store_tick(struct kvh_controller *c, uint64_t now_ns);
-uint64_t kvh_store_next_ns(struct kvh_controller *c); /* at the round's end */
 void kvh_store_stop(struct kvh_controller *c);   /* drops what waits for a retry or a seal */
 void kvh_store_erased(struct kvh_controller *c); /* keys: theirs leave backoff */
 void kvh_store_quarantine(struct kvh_controller *c); /* after a close that timed out */
+
+/* change.c */
+/* Puts an open adapter into its place. */
+void kvh_seat_open(struct kvh_controller *c, uint32_t index, struct kvh_adapter *adapter);
+void kvh_controller_adapter_opts(const struct kvh_controller *c, const char *spec,
+				 struct kvh_adapter_opts *opts);
+/* settings.c */
+void kvh_limits_to(struct kvh_controller *c, struct kvh_adapter *adapter);
+void kvh_limits_close(struct kvh_controller *c);
 
 /* prefetch.c */
 uint64_t kvh_prefetch_tick(struct kvh_controller *c, uint64_t now_ns);

@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * controller_job.c - jobs that are one thing for the controller to do: kvh_flush.
+ * controller_job.c - jobs that are one thing for the controller to do: flush, and
+ * adapters that are added, drained and removed.
  * The user's thread begins and cancels; the controller's ends.
  */
+#include "host/change.h"
+#include "host/clock.h"
 #include "host/engine.h"
 #include "host/flush.h"
 #include "host/log.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Two may have it: the job, and a cancel on its way to the controller. */
 struct task_job {
@@ -19,7 +23,11 @@ struct task_job {
 	struct kvh_loop_work cancel;
 	bool cancel_posted; /* user's thread */
 	uint32_t refs;      /* atomic */
-	struct kvh_flush flush;
+	union {
+		struct kvh_flush flush;
+		struct kvh_change change;
+	};
+	char spec[]; /* kvh_l2_add */
 };
 
 static void task_put(struct task_job *t)
@@ -28,10 +36,10 @@ static void task_put(struct task_job *t)
 		free(t);
 }
 
-static void task_end(struct task_job *t, int status)
+static void task_end(struct task_job *t, int status, uint32_t usable)
 {
 	t->ended = true;
-	kvh_job_end(t->job, status, 0, 0, 0);
+	kvh_job_end(t->job, status, 0, usable, 0);
 }
 
 static void task_cancel_run(struct kvh_loop_work *work)
@@ -67,16 +75,18 @@ static const struct kvh_job_ops task_ops = {
 	.forget = task_forget,
 };
 
-static int task_begin(struct kvh_queue *queue, uint64_t user_data, struct task_job **task_p)
+static int task_begin(struct kvh_queue *queue, const char *spec, uint64_t user_data,
+		      struct task_job **task_p)
 {
 	int err = kvh_engine_alive(queue->engine);
 	struct task_job *t;
 
 	if (err != 0)
 		return err;
-	t = calloc(1, sizeof(*t));
+	t = calloc(1, sizeof(*t) + strlen(spec) + 1);
 	if (t == NULL)
 		return -ENOMEM;
+	strcpy(t->spec, spec);
 	err = kvh_job_begin(queue, &task_ops, user_data, &t->job);
 	if (err != 0) {
 		free(t);
@@ -100,7 +110,8 @@ static void task_abandon(struct task_job *t)
 
 static void flush_ended(struct kvh_flush *flush, int status)
 {
-	task_end((struct task_job *)((char *)flush - offsetof(struct task_job, flush)), status);
+	task_end((struct task_job *)((char *)flush - offsetof(struct task_job, flush)), status,
+		 0);
 }
 
 static void flush_stop(struct task_job *t)
@@ -112,7 +123,7 @@ int kvh_flush(struct kvh_queue *queue, uint64_t user_data, kvh_job_t *job_p)
 {
 	struct task_job *t;
 	kvh_job_t id;
-	int err = task_begin(queue, user_data, &t);
+	int err = task_begin(queue, "", user_data, &t);
 
 	if (err != 0)
 		return err;
@@ -125,5 +136,65 @@ int kvh_flush(struct kvh_queue *queue, uint64_t user_data, kvh_job_t *job_p)
 		return err;
 	}
 	*job_p = id;
+	return 0;
+}
+
+/* ---- adapters ----------------------------------------------------------- */
+
+static void change_ended(struct kvh_change *change, int status)
+{
+	task_end((struct task_job *)((char *)change - offsetof(struct task_job, change)),
+		 status, change->kind == KVH_CHANGE_ADD && status == 0 ? change->index : 0);
+}
+
+static void change_stop(struct task_job *t)
+{
+	kvh_change_cancel(&t->change);
+}
+
+static void change_begin(struct task_job *t, enum kvh_change_kind kind, kvh_job_t *job_p)
+{
+	*job_p = t->job->id;
+	t->stop = change_stop;
+	t->change.kind = kind;
+	t->change.ended = change_ended;
+	kvh_controller_change(t->engine->controller, &t->change);
+}
+
+int kvh_l2_add(struct kvh_queue *queue, const char *spec, uint64_t user_data, kvh_job_t *job_p)
+{
+	struct task_job *t;
+	int err = task_begin(queue, spec, user_data, &t);
+
+	if (err != 0)
+		return err;
+	t->change.spec = t->spec;
+	change_begin(t, KVH_CHANGE_ADD, job_p);
+	return 0;
+}
+
+int kvh_l2_drain(struct kvh_queue *queue, uint32_t index, uint64_t user_data, kvh_job_t *job_p)
+{
+	struct task_job *t;
+	int err = task_begin(queue, "", user_data, &t);
+
+	if (err != 0)
+		return err;
+	t->change.index = index;
+	change_begin(t, KVH_CHANGE_DRAIN, job_p);
+	return 0;
+}
+
+int kvh_l2_remove(struct kvh_queue *queue, uint32_t index, uint64_t drain_ns,
+		  uint64_t user_data, kvh_job_t *job_p)
+{
+	struct task_job *t;
+	int err = task_begin(queue, "", user_data, &t);
+
+	if (err != 0)
+		return err;
+	t->change.index = index;
+	t->change.drain_until_ns = kvh_deadline_ns(drain_ns);
+	change_begin(t, KVH_CHANGE_REMOVE, job_p);
 	return 0;
 }

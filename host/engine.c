@@ -466,8 +466,11 @@ int kvh_l2_status_get(struct kvh_engine *engine, uint32_t index, struct kvh_l2_s
 	err = kvh_check_size("l2 status", st->size, sizeof(*st));
 	if (err != 0)
 		return err;
-	if (index >= kvh_controller_adapters(engine->controller))
+	kvh_controller_lock_adapters(engine->controller);
+	if (index >= kvh_controller_adapters(engine->controller)) {
+		kvh_controller_unlock_adapters(engine->controller);
 		return -ENOENT;
+	}
 	adapter = kvh_controller_adapter(engine->controller, index);
 	n = kvh_adapter_counters(adapter);
 	*st = (struct kvh_l2_status){
@@ -500,7 +503,9 @@ int kvh_l2_status_get(struct kvh_engine *engine, uint32_t index, struct kvh_l2_s
 		.waiting_bytes = kvh_counted(&n->waiting_bytes),
 		.erases_owed = kvh_counted(&n->erases_owed),
 		.strays = kvh_counted(&n->strays),
+		.state = (uint32_t)kvh_controller_seat(engine->controller, index),
 	};
 	(void)snprintf(st->name, sizeof(st->name), "%s", kvh_adapter_name(adapter));
+	kvh_controller_unlock_adapters(engine->controller);
 	return 0;
 }

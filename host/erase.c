@@ -6,18 +6,24 @@
  * An erased key does not come back. PUTs of it that are queued or out go first,
  * as the adapters' queues keep the order of writes to one key; those in backoff
  * are dropped. Reads that are out are not published, and none begins until every
- * adapter has answered.
+ * adapter has answered; one that cannot answer in time owes the DELETE, and the key
+ * is not read before it was done.
  */
 #include "host/controller_impl.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
+
+struct delete_key {
+	struct kvh_keyset_node node; /* of c->erasing while out > 0 */
+	struct delete_batch *batch;
+	uint32_t out; /* adapters that have not given their task back */
+};
 
 struct delete_task {
 	struct kvh_l2_task task;
-	struct delete_batch *batch;
-	uint32_t adapter, index;
+	struct delete_key *key;
+	uint32_t adapter;
 	bool answered;
 };
 
@@ -25,94 +31,96 @@ struct delete_task {
 struct delete_batch {
 	struct kvh_erase *erase; /* NULL: has ended */
 	struct kvh_controller *c;
-	struct delete_batch *prev, *next;
-	uint32_t n;   /* keys; tasks[i] is of key i / n_adapters */
-	uint64_t out; /* tasks not given back */
-	struct delete_task tasks[];
+	uint32_t n;                /* keys */
+	uint32_t out;              /* keys whose out > 0 */
+	uint32_t n_tasks;          /* of one key */
+	struct delete_task *tasks; /* [n * n_tasks], a key's side by side */
+	struct delete_key keys[];
 };
 
-static struct delete_batch *batch_make(struct kvh_controller *c, struct kvh_erase *e)
+static struct delete_batch *batch_make(struct kvh_controller *c, struct kvh_erase *e,
+				       uint32_t n_tasks)
 {
-	uint64_t n_tasks = (uint64_t)e->n * c->n_adapters;
-	struct delete_batch *batch = calloc(1,
-					    sizeof(*batch) + n_tasks * sizeof(batch->tasks[0]));
+	size_t keys_bytes = e->n * sizeof(struct delete_key);
+	struct delete_batch *batch = calloc(1, sizeof(*batch) + keys_bytes +
+						       (size_t)e->n * n_tasks *
+							       sizeof(struct delete_task));
 
 	if (batch == NULL)
 		return NULL;
 	batch->c = c;
 	batch->erase = e;
-	batch->n = e->n;
-	batch->out = n_tasks;
-	batch->next = c->deletes;
-	if (batch->next != NULL)
-		batch->next->prev = batch;
-	c->deletes = batch;
+	batch->n = batch->out = e->n;
+	batch->n_tasks = n_tasks;
+	batch->tasks = (struct delete_task *)((char *)batch->keys + keys_bytes);
+	for (uint32_t i = 0; i < e->n; i++) {
+		batch->keys[i].node.key = e->keys[i];
+		batch->keys[i].batch = batch;
+		batch->keys[i].out = n_tasks;
+		kvh_keyset_add(&c->erasing, &batch->keys[i].node);
+	}
 	return batch;
 }
 
-static void batch_put(struct delete_batch *batch)
+static void key_put(struct delete_key *key)
 {
-	if (--batch->out > 0)
+	struct delete_batch *batch = key->batch;
+
+	if (--key->out > 0)
 		return;
-	if (batch->prev != NULL)
-		batch->prev->next = batch->next;
-	else
-		batch->c->deletes = batch->next;
-	if (batch->next != NULL)
-		batch->next->prev = batch->prev;
-	free(batch);
+	kvh_keyset_remove(&batch->c->erasing, &key->node);
+	if (--batch->out == 0)
+		free(batch);
 }
 
 bool kvh_erase_pending(const struct kvh_controller *c, const struct kvh_key *key)
 {
-	for (const struct delete_batch *batch = c->deletes; batch != NULL; batch = batch->next)
-		for (uint32_t i = 0; i < batch->n; i++)
-			if (memcmp(&batch->tasks[(uint64_t)i * c->n_adapters].task.req.key, key,
-				   sizeof(*key)) == 0)
-				return true;
-	return false;
+	return (c->erasing.n > 0 && kvh_keyset_has(&c->erasing, key)) ||
+	       kvh_clear_pending(c, key->space);
 }
 
 static void delete_ended(struct kvh_l2_task *task, int status, bool buffer_free)
 {
 	struct delete_task *t = (struct delete_task *)task;
-	struct delete_batch *batch = t->batch;
+	struct delete_batch *batch = t->key->batch;
 	struct kvh_erase *e = batch->erase;
 	struct kvh_adapter_counters *n = kvh_adapter_counters(batch->c->adapters[t->adapter]);
+	uint32_t index = (uint32_t)(t->key - batch->keys);
 
 	kvh_count(&n->deletes, 1);
 	kvh_count(&n->delete_failed, status != 0 && status != -ENOENT);
 	t->answered = true;
 	if (e != NULL) {
-		if (status != -ENOENT && (status != 0 || e->status[t->index] == -ENOENT))
-			e->status[t->index] = status;
+		if (status != -ENOENT && (status != 0 || e->status[index] == -ENOENT))
+			e->status[index] = status;
 		if (--e->pending == 0) {
 			batch->erase = NULL;
 			e->ended(e);
 		}
 	}
 	if (buffer_free)
-		batch_put(batch);
+		key_put(t->key);
 }
 
 static void delete_returned(struct kvh_l2_task *task)
 {
-	batch_put(((struct delete_task *)task)->batch);
+	key_put(((struct delete_task *)task)->key);
 }
 
-static void delete_submit(struct delete_batch *batch, uint64_t i, const struct kvh_key *key)
+static void key_submit(struct delete_batch *batch, struct delete_key *key)
 {
 	struct kvh_controller *c = batch->c;
-	struct delete_task *t = &batch->tasks[i];
+	struct delete_task *t = &batch->tasks[(size_t)(key - batch->keys) * batch->n_tasks];
 
-	t->batch = batch;
-	t->adapter = (uint32_t)(i % c->n_adapters);
-	t->index = (uint32_t)(i / c->n_adapters);
-	t->task.req.op = KVH_L2_DELETE;
-	t->task.req.key = *key;
-	t->task.ended = delete_ended;
-	t->task.returned = delete_returned;
-	kvh_adapter_submit(c->adapters[t->adapter], &t->task);
+	for (uint32_t left = c->adapter_bits; left != 0; left &= left - 1, t++) {
+		t->key = key;
+		t->adapter = (uint32_t)__builtin_ctz(left);
+		t->task.req.op = KVH_L2_DELETE;
+		t->task.req.key = key->node.key;
+		t->task.ended = delete_ended;
+		t->task.returned = delete_returned;
+		kvh_adapter_submit(c->adapters[t->adapter], &t->task);
+	}
 }
 
 static void erase_start(struct kvh_loop_work *work)
@@ -120,31 +128,31 @@ static void erase_start(struct kvh_loop_work *work)
 	struct kvh_erase *e = (struct kvh_erase *)((char *)work -
 						   offsetof(struct kvh_erase, start));
 	struct kvh_controller *c = e->controller;
-	uint64_t n = (uint64_t)e->n * c->n_adapters;
+	uint32_t n_tasks = (uint32_t)__builtin_popcount(c->adapter_bits);
 
 	kvh_fetch_erase(c, e->keys, e->n);
 	kvh_store_erased(c);
-	if (n > 0 && !c->stopping)
-		e->batch = batch_make(c, e);
+	if (n_tasks > 0 && !c->stopping)
+		e->batch = batch_make(c, e, n_tasks);
 	if (e->batch == NULL) {
-		for (uint32_t i = 0; i < e->n && n > 0; i++)
+		for (uint32_t i = 0; i < e->n && n_tasks > 0; i++)
 			e->status[i] = c->stopping ? -ECANCELED : -ENOMEM;
 		e->ended(e);
 		return;
 	}
-	e->pending = n;
-	for (uint64_t i = 0; i < n; i++)
-		delete_submit(e->batch, i, &e->keys[i / c->n_adapters]);
+	e->pending = (uint64_t)e->n * n_tasks;
+	for (uint32_t i = 0; i < e->n; i++)
+		key_submit(e->batch, &e->batch->keys[i]);
 }
 
 void kvh_erase_cancel(struct kvh_erase *e)
 {
 	struct delete_batch *batch = e->batch;
-	uint64_t n = (uint64_t)e->n * e->controller->n_adapters;
+	uint64_t n = (uint64_t)batch->n * batch->n_tasks;
 
 	for (uint64_t i = 0; i < n; i++)
 		if (!batch->tasks[i].answered)
-			e->status[batch->tasks[i].index] = -ECANCELED;
+			e->status[batch->tasks[i].key - batch->keys] = -ECANCELED;
 	batch->erase = NULL; /* the deletes themselves go on */
 	e->ended(e);
 }

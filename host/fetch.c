@@ -387,16 +387,37 @@ void kvh_fetch_detach(struct kvh_prefetch *p, bool give_up)
 	}
 }
 
+/* What is being read is nobody's; another's frame: L1 tells of its end. */
+static void fetch_erase(struct kvh_fetch *f)
+{
+	struct kvh_read *read = f->read;
+
+	if (read == NULL)
+		return;
+	fetch_lost(f);
+	kvh_read_give_up(read);
+}
+
 void kvh_fetch_erase(struct kvh_controller *c, const struct kvh_key *keys, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
 		struct kvh_fetch *f = fetch_find(c, &keys[i]);
-		struct kvh_read *read = f != NULL ? f->read : NULL;
 
-		if (read == NULL)
-			continue; /* another's frame: L1 tells of its end */
-		fetch_lost(f);
-		kvh_read_give_up(read);
+		if (f != NULL)
+			fetch_erase(f);
+	}
+}
+
+void kvh_fetch_erase_space(struct kvh_controller *c, kvh_space_t space)
+{
+	for (uint32_t b = 0; b < KVH_FETCH_BUCKETS; b++) {
+		struct kvh_fetch *f = c->prefetcher.fetches[b], *next;
+
+		for (; f != NULL; f = next) {
+			next = f->next;
+			if (f->key.space == space)
+				fetch_erase(f); /* may free it */
+		}
 	}
 }
 

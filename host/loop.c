@@ -156,6 +156,12 @@ int kvh_loop_add(struct kvh_loop *loop, struct kvh_loop_source *source)
 	return 0;
 }
 
+void kvh_loop_remove(struct kvh_loop *loop, struct kvh_loop_source *source)
+{
+	if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, source->fd, NULL) != 0)
+		kvh_err("loop: epoll_ctl of fd %d: %s", source->fd, strerror(errno));
+}
+
 static int open_fds(struct kvh_loop *loop)
 {
 	int err;

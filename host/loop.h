@@ -37,6 +37,8 @@ int kvh_loop_open(uint64_t (*tick)(void *arg, uint64_t now_ns), void *arg,
 		  struct kvh_loop **loop_p);
 /* Before start, or on the loop's thread. */
 int kvh_loop_add(struct kvh_loop *loop, struct kvh_loop_source *source);
+/* On the loop's thread, but not from `ready`: it is not called again. */
+void kvh_loop_remove(struct kvh_loop *loop, struct kvh_loop_source *source);
 int kvh_loop_start(struct kvh_loop *loop);
 /* Any thread; in order. Works between open and close, also before start. */
 void kvh_loop_post(struct kvh_loop *loop, struct kvh_loop_work *work);

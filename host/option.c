@@ -5,6 +5,7 @@
  */
 #include "host/option.h"
 
+#include "host/change.h"
 #include "host/clock.h"
 #include "host/nearest.h"
 #include "l2/conf.h"
@@ -353,27 +354,10 @@ static int check_watermarks(struct kvh_engine_opts *o, bool dotted, struct kvh_w
 		dotted ? "watermark.low_pct" : "watermark_low_pct", o->watermark_low_pct);
 }
 
-/* Of "name:PATH,...", as l2/conf.h reads it; 0: without a path. */
-static size_t spec_path_len(const char *spec)
-{
-	size_t start = strcspn(spec, ":"), n;
-
-	start += spec[start] == ':';
-	if (spec[start + strcspn(spec + start, "=/,")] == '=')
-		return 0; /* options only */
-	for (n = start; spec[n] != '\0' && spec[n] != ','; n++)
-		if (spec[n] == '\\' && spec[n + 1] == ',')
-			n++;
-	return n > start ? n : 0;
-}
-
 static int check_spec(const struct kvh_engine_opts *o, uint32_t i, struct kvh_why *why)
 {
-	size_t len = spec_path_len(o->l2[i]);
-
-	/* Without a path two of them do not meet. */
-	for (uint32_t j = 0; j < i && len > 0; j++) {
-		if (spec_path_len(o->l2[j]) != len || memcmp(o->l2[i], o->l2[j], len) != 0)
+	for (uint32_t j = 0; j < i; j++) {
+		if (!kvh_spec_same(o->l2[i], o->l2[j]))
 			continue;
 		(void)refuse(why, "L2 '%.200s' has the adapter and path of '%.200s'", o->l2[i],
 			     o->l2[j]);

@@ -156,6 +156,7 @@ bool kvh_fetch_speculate(struct kvh_controller *c, const struct kvh_space *space
 void kvh_fetch_detach(struct kvh_prefetch *p, bool give_up);
 /* The keys are erased: what is being read of them is nobody's. */
 void kvh_fetch_erase(struct kvh_controller *c, const struct kvh_key *keys, uint32_t n);
+void kvh_fetch_erase_space(struct kvh_controller *c, kvh_space_t space); /* all of its keys */
 /* Frames that others filled. */
 void kvh_fetch_settled(struct kvh_controller *c, const struct kvh_key *key);
 void kvh_fetch_settled_any(struct kvh_controller *c);

@@ -28,9 +28,9 @@
 static void settle(struct kvh_controller *c, struct kvh_persist *persist, uint32_t index,
 		   const struct kvh_store_outcome *outcome)
 {
+	kvh_uncount(&c->opts.metrics->store_waiting, 1); /* before anybody is told */
 	if (persist != NULL)
 		persist->settled(persist, index, outcome);
-	c->settled++;
 }
 
 static void item_free(struct kvh_store_item *item)
@@ -348,14 +348,6 @@ static void look(struct kvh_controller *c, uint32_t max)
 	kvh_seal_post(c);
 }
 
-/* Counted once a round, not once a chunk. */
-static void count_settled(struct kvh_controller *c)
-{
-	if (c->settled > 0)
-		kvh_uncount(&c->opts.metrics->store_waiting, c->settled);
-	c->settled = 0;
-}
-
 /* What was pushed and not popped at a sweep has lost its signal: popped now, looked at
  * in the next round, when what was posted before it has run. */
 static uint64_t sweep(struct kvh_controller *c, uint64_t now_ns)
@@ -384,15 +376,7 @@ uint64_t kvh_store_tick(struct kvh_controller *c, uint64_t now_ns)
 	t = kvh_defer_tick(c, now_ns);
 	at = t < at ? t : at;
 	kvh_flush_tick(c);
-	count_settled(c);
 	return at;
-}
-
-uint64_t kvh_store_next_ns(struct kvh_controller *c)
-{
-	/* Asked last: adapters may have put one into backoff since. */
-	count_settled(c);
-	return c->next_retry_ns;
 }
 
 void kvh_store_stop(struct kvh_controller *c)
@@ -403,7 +387,6 @@ void kvh_store_stop(struct kvh_controller *c)
 	} while (c->at_published < c->n_published);
 	kvh_puts_retry(c, UINT64_MAX);
 	kvh_flush_tick(c);
-	count_settled(c);
 }
 
 void kvh_store_quarantine(struct kvh_controller *c)
@@ -419,5 +402,4 @@ void kvh_store_quarantine(struct kvh_controller *c)
 		if (item->pending > 0)
 			settle(c, item->persist, item->index, &none);
 	}
-	count_settled(c);
 }

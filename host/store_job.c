@@ -192,6 +192,8 @@ static uint32_t store_publish(struct kvh_transfer *t, uint32_t first)
 			.index = piece->index,
 		};
 	}
+	if (n == 0)
+		return i;
 	if (p != NULL)
 		persisting_more(p, n);
 	(void)kvh_controller_publish_many(engine->controller, items, n, status);

@@ -387,7 +387,7 @@ struct kvh_event {
 	 * stored (-EEXIST, -EINPROGRESS) or is nowhere to erase (-ENOENT) is none. */
 	int32_t status;
 	uint32_t n_ok;   /* chunks whose status is 0 */
-	uint32_t usable; /* prefetch: chunks of the usable prefix */
+	uint32_t usable; /* prefetch: chunks of the usable prefix; kvh_l2_add: the index */
 	uint32_t flags;  /* KVH_EVENT_* */
 	uint32_t reserved;
 };
@@ -632,6 +632,29 @@ KVH_API int kvh_load(struct kvh_queue *queue, kvh_pool_t pool,
 KVH_API int kvh_load_wait(struct kvh_queue *queue, kvh_job_t job, uint32_t layer,
 			  struct CUstream_st *stream);
 
+/* ---- adapters that come and go ----------------------------------------- */
+
+/* Jobs; traffic flows on meanwhile. An adapter's index is its own until it was
+ * removed, then it may be another's.
+ *
+ * add: opens one more, `spec` as in kvh_engine_opts; the event's `usable` is its index.
+ *   Its status: -ENOSPC 16 are there, -EEXIST one of that name and path is, others as
+ *   its open reports. It cannot be cancelled.
+ * drain: no store is given to it from now on, loads and erases go on; ends when the
+ *   stores that it had are done.
+ * remove: drains at most `drain_ns`, drops what waits then, and closes it. What it
+ *   holds stays on its medium. Its status: -ETIMEDOUT, it would not close: it keeps
+ *   its buffers and its index.
+ * The status of both: -ENOENT no such adapter; -EBUSY one of them is under way;
+ * -ECANCELED, and it is draining all the same.
+ * -EAGAIN the queue is full */
+KVH_API int kvh_l2_add(struct kvh_queue *queue, const char *spec, uint64_t user_data,
+		       kvh_job_t *job_p);
+KVH_API int kvh_l2_drain(struct kvh_queue *queue, uint32_t index, uint64_t user_data,
+			 kvh_job_t *job_p);
+KVH_API int kvh_l2_remove(struct kvh_queue *queue, uint32_t index, uint64_t drain_ns,
+			  uint64_t user_data, kvh_job_t *job_p);
+
 /* ---- leases, erase, cancel -------------------------------------------- */
 
 /* Gives leases back. KVH_NONE is skipped. A lease under a transfer is held
@@ -725,6 +748,14 @@ struct kvh_health {
 };
 
 enum kvh_l2_breaker { KVH_L2_CLOSED, KVH_L2_OPEN, KVH_L2_TRIAL };
+enum kvh_l2_state {
+	KVH_L2_GONE,    /* was removed; its counters are those of the end */
+	KVH_L2_OPENING, /* kvh_l2_add */
+	KVH_L2_USED,
+	KVH_L2_DRAINING, /* no stores any more */
+	KVH_L2_CLOSING,  /* kvh_l2_remove */
+	KVH_L2_STUCK,    /* would not close */
+};
 
 struct kvh_l2_status {
 	size_t size;
@@ -747,6 +778,8 @@ struct kvh_l2_status {
 	uint64_t waiting, waiting_bytes;         /* not with the adapter yet; bytes of stores */
 	uint64_t erases_owed;                    /* told as failed, and done when it can */
 	uint64_t strays;                         /* completions of requests it did not have */
+	uint32_t state;                          /* enum kvh_l2_state */
+	uint32_t reserved;
 };
 
 /* Copies the counters: relaxed reads, no lock. */
