@@ -24,6 +24,7 @@ int kvh_bench_config(int argc, char **argv);
 int kvh_bench_status(int argc, char **argv);
 int kvh_bench_replay(int argc, char **argv);
 int kvh_bench_demo(int argc, char **argv);
+int kvh_bench_control(int argc, char **argv);
 int kvh_bench_pack(int argc, char **argv);
 int kvh_bench_l2(int argc, char **argv);
 

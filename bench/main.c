@@ -33,6 +33,8 @@ static const struct command commands[] = {
 	 "how fast pages move to pinned memory and back, as a share of the link"},
 	{"l2", "kvhoist-bench l2", kvh_bench_l2,
 	 "store, load and probe through an adapter, beside fio on the same file"},
+	{"control", "kvhoist-bench control", kvh_bench_control,
+	 "store cycles a second through the store controller"},
 	{"help", "kvhoist-bench help", print_help, "this text"},
 	{"--help", NULL, print_help, NULL},
 	{"--version", NULL, print_version, NULL},

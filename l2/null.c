@@ -16,6 +16,7 @@
 
 struct null_l2 {
 	int fd;                   /* eventfd; rule 4 */
+	bool sealed;              /* wants frames as those get them that keep them */
 	uint32_t depth;           /* requests accepted and not reaped, at most */
 	uint32_t accepted;        /* <= depth */
 	struct kvh_req_fifo done; /* `accepted` of them */
@@ -26,12 +27,14 @@ static int null_open(const char *conf, const struct kvh_l2_env *env, void **self
 	struct null_l2 *null;
 	char *path;
 	uint32_t depth = 256;
+	int sealed = 0;
 	const struct kvh_conf_option options[] = {
 		{.name = "depth",
 		 .type = KVH_CONF_U32,
 		 .value = &depth,
 		 .min = 1,
 		 .max = 65536},
+		{.name = "sealed", .type = KVH_CONF_BOOL, .value = &sealed},
 		{.name = NULL},
 	};
 	int ret = kvh_conf_parse("null", conf, &path, options);
@@ -44,6 +47,7 @@ static int null_open(const char *conf, const struct kvh_l2_env *env, void **self
 	if (null == NULL)
 		return -ENOMEM;
 	null->depth = depth;
+	null->sealed = sealed != 0;
 	null->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (null->fd < 0) {
 		ret = -errno;
@@ -74,7 +78,7 @@ static void null_query(const void *self, struct kvh_l2_caps *caps)
 		.max_len = UINT64_MAX,
 		.volatile_ = true,
 		.clear = true,
-		.discards = true,
+		.discards = !null->sealed,
 	};
 }
 
@@ -131,7 +135,8 @@ extern const struct kvh_l2_ops kvh_l2_null;
 const struct kvh_l2_ops kvh_l2_null = {
 	.abi = KVH_L2_ABI,
 	.name = "null",
-	.help = "depth=N  requests at a time, 1..65536 (256)",
+	.help = "depth=N        requests at a time, 1..65536 (256)\n"
+		"sealed=yes|no  frames come with their checksums (no)",
 	.open = null_open,
 	.close = null_close,
 	.query = null_query,
