@@ -110,12 +110,15 @@ static struct kvh_deferred *outgrown(struct kvh_controller *c,
 {
 	uint32_t window = chunk->window_chunks > 0 ? chunk->window_chunks : 1;
 	struct kvh_key key = *chunk->key;
+	static const struct kvh_hash no_parent;
 	struct kvh_hash parent = *chunk->parent;
 	struct kvh_deferred *d = NULL;
 
 	if (window > WINDOW_MAX)
 		return NULL;
 	for (uint32_t i = 0; i < window; i++) {
+		if (memcmp(&parent, &no_parent, sizeof(parent)) == 0)
+			return NULL; /* the first of its prompt */
 		key.hash = parent;
 		d = find(c, &key);
 		if (d == NULL)

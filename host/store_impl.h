@@ -9,6 +9,10 @@
 
 #include "host/controller_impl.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct kvh_epoch;
 
 struct kvh_put {
@@ -85,5 +89,9 @@ extern const size_t kvh_deferred_size;
 /* What a flush waits for: the stores between it and the one before. */
 struct kvh_epoch *kvh_epoch_enter(struct kvh_controller *c);
 void kvh_epoch_leave(struct kvh_controller *c, struct kvh_epoch *epoch, bool failed);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

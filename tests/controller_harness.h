@@ -158,6 +158,7 @@ struct Options {
 	uint32_t speculate = 0;
 	uint32_t breaker = 0; // never opens
 	uint64_t sweep_ns = 0;
+	bool with_spaces = false; // the policy sees the groups' shapes
 };
 
 class Rig
@@ -197,6 +198,8 @@ class Rig
 		kvh_arena_close(arena, false);
 		dev->ops->close(dev);
 		kvh_space_free(space);
+		if (has_spaces_)
+			kvh_space_table_free(&spaces_);
 	}
 	Rig(const Rig &) = delete;
 	Rig &operator=(const Rig &) = delete;
@@ -243,9 +246,9 @@ class Rig
 	}
 
 	// Unsealed, as a store leaves it.
-	void fill(void *frame, const struct kvh_key &key) const
+	void fill(void *frame, const struct kvh_key &key,
+		  const struct kvh_hash &parent = kvh_hash{}) const
 	{
-		const struct kvh_hash parent = {};
 		const uint64_t payload = payload_bytes(key.group);
 
 		kvh_frame_fill(frame, &key, space->digest, &parent, 1, payload);
@@ -276,9 +279,13 @@ class Rig
 		return item.frame;
 	}
 
-	int store(const struct kvh_key &key, Persist *persist = nullptr)
+	int store(const struct kvh_key &key, Persist *persist = nullptr,
+		  const struct kvh_hash *parent = nullptr)
 	{
 		kvh_frame frame = reserve(key);
+
+		if (frame != 0 && parent != nullptr)
+			fill(kvh_l1_data(l1, frame), key, *parent);
 
 		return frame == 0 ? -ENOMEM
 				  : kvh_controller_publish(controller, frame, persist);
@@ -450,8 +457,20 @@ class Rig
 		opts.speculate = options.speculate;
 		opts.breaker = options.breaker;
 		opts.sweep_ns = options.sweep_ns;
+		if (options.with_spaces) {
+			struct kvh_space *mine;
+
+			kvh_space_table_init(&spaces_);
+			has_spaces_ = true;
+			if (kvh_space_table_add(&spaces_, make_space(options.groups), &mine) != 0)
+				abort();
+			opts.spaces = &spaces_;
+		}
 		return kvh_controller_open(&opts, &controller);
 	}
+
+	struct kvh_space_table spaces_;
+	bool has_spaces_ = false;
 };
 
 // Keeps a worker, or the loop, busy until let go.

@@ -92,7 +92,7 @@ class Queue
 
 	int store(Job &job, const Pool &pool, const std::vector<Item> &items,
 		  uint32_t flags = 0, kvh_stream stream = nullptr,
-		  kvh_event_mark event = nullptr)
+		  kvh_event_mark event = nullptr, kvh_store_outcome *outcomes = nullptr)
 	{
 		std::vector<kvh_store_chunk> chunks;
 		kvh_store_opts opts;
@@ -105,10 +105,17 @@ class Queue
 		opts.event = event;
 		opts.user_data = user_data_of(job);
 		opts.flags = flags;
+		opts.outcomes = outcomes;
 		job.status.assign(items.size(), 77);
 		return began(job, kvh_store(queue_, pool.id, chunks.data(),
 					    static_cast<uint32_t>(chunks.size()), &opts,
 					    job.status.data(), &job.id));
+	}
+	/* Any other job: start(queue, user_data, &id). */
+	template <typename Start>
+	int run(Job &job, Start start)
+	{
+		return began(job, start(queue_, user_data_of(job), &job.id));
 	}
 	/* Item i from lease i. */
 	int load(Job &job, const Pool &pool, const std::vector<kvh_lease_t> &leases,
