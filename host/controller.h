@@ -64,7 +64,7 @@ struct kvh_controller_opts {
 	 * never. */
 	uint64_t hedge_ns;
 	uint32_t speculate; /* chunks read ahead of what was asked for; 0: none */
-	uint64_t sweep_ns;              /* for lost wake-ups; 0: 100 ms, UINT64_MAX: never */
+	uint64_t sweep_ns;  /* for lost wake-ups; 0: 100 ms, UINT64_MAX: never */
 };
 
 /* Opens the adapters, each on a helper thread, and starts the thread. */

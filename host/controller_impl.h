@@ -9,11 +9,11 @@
 #include "host/adapter.h"
 #include "host/cells.h"
 #include "host/controller.h"
-#include "host/prefetch.h"
 #include "host/defer.h"
 #include "host/flush.h"
 #include "host/keyset.h"
 #include "host/policy.h"
+#include "host/prefetch.h"
 #include "host/work.h"
 
 #include <pthread.h>

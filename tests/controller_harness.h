@@ -462,7 +462,8 @@ class Rig
 
 			kvh_space_table_init(&spaces_);
 			has_spaces_ = true;
-			if (kvh_space_table_add(&spaces_, make_space(options.groups), &mine) != 0)
+			if (kvh_space_table_add(&spaces_, make_space(options.groups), &mine) !=
+			    0)
 				abort();
 			opts.spaces = &spaces_;
 		}

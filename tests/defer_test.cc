@@ -95,8 +95,7 @@ TEST(Defer, WithoutAFlushTheTurnEndsByItself)
 	grow(rig, 0, 4);
 	EXPECT_FALSE(rig.in_l2(0, at(rig, 3, 1)));
 	rig.on_loop([&] { // five seconds later
-		(void)kvh_defer_tick(rig.controller,
-				     rig.controller->now_ns + 5 * kSecond);
+		(void)kvh_defer_tick(rig.controller, rig.controller->now_ns + 5 * kSecond);
 		kvh_seal_post(rig.controller);
 	});
 	rig.until([&] { return rig.in_l2(0, at(rig, 3, 1)); });
@@ -122,10 +121,11 @@ TEST(Defer, TwoPromptsDoNotDisturbEachOther)
 
 	for (uint64_t i = 0; i < 8; i++)
 		for (uint64_t prompt = 0; prompt < 2; prompt++) {
-			const struct kvh_hash parent =
-				i > 0 ? hash_at(1000 * prompt + i - 1) : kvh_hash{};
+			const struct kvh_hash parent = i > 0 ? hash_at(1000 * prompt + i - 1)
+							     : kvh_hash{};
 
-			ASSERT_EQ(rig.store(at(rig, 1000 * prompt + i, 1), nullptr, &parent), 0);
+			ASSERT_EQ(rig.store(at(rig, 1000 * prompt + i, 1), nullptr, &parent),
+				  0);
 		}
 	rig.drain();
 	for (uint64_t i = 0; i < 8; i++)

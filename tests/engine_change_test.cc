@@ -73,8 +73,8 @@ class Changes : public testing::Test
 	{
 		Job job;
 
-		ASSERT_EQ(0, queue.store(job, pool, items(n, seed), KVH_STORE_PERSISTED, nullptr,
-					 nullptr, outcomes));
+		ASSERT_EQ(0, queue.store(job, pool, items(n, seed), KVH_STORE_PERSISTED,
+					 nullptr, nullptr, outcomes));
 		EXPECT_EQ(0, queue.finish(job).status);
 	}
 
@@ -123,7 +123,8 @@ TEST_F(Changes, AdaptersComeAndGo)
 class TwoAdapters : public Changes
 {
       protected:
-	TwoAdapters() : Changes({"mem:a,size=16M", "fault:f,script=put@2:fail=ENOSPC,next=mem:b"})
+	TwoAdapters()
+	    : Changes({"mem:a,size=16M", "fault:f,script=put@2:fail=ENOSPC,next=mem:b"})
 	{
 	}
 };
@@ -151,8 +152,7 @@ TEST_F(TwoAdapters, OutcomesNeedAnEventToWaitFor)
 	kvh_store_outcome outcomes[2];
 	Job job;
 
-	EXPECT_EQ(-EINVAL,
-		  queue.store(job, pool, items(2), 0, nullptr, nullptr, outcomes));
+	EXPECT_EQ(-EINVAL, queue.store(job, pool, items(2), 0, nullptr, nullptr, outcomes));
 }
 
 /* ---- a policy of the user's own ------------------------------------------ */
@@ -170,9 +170,8 @@ TEST(UserPolicy, IsFoundByItsNameAndAsked)
 
 		asked++;
 		EXPECT_EQ(uint32_t{KVH_GROUP_FULL}, chunk->kind);
-		return uint32_t(memcmp(chunk->parent, &zero, sizeof(zero)) == 0
-					? KVH_ADMIT_NOW
-					: KVH_ADMIT_NO);
+		return uint32_t(memcmp(chunk->parent, &zero, sizeof(zero)) == 0 ? KVH_ADMIT_NOW
+										: KVH_ADMIT_NO);
 	};
 	policy.targets = [](void *, const kvh_policy_chunk *, uint32_t adapters) {
 		return adapters;
@@ -189,8 +188,8 @@ TEST(UserPolicy, IsFoundByItsNameAndAsked)
 	Job job;
 	kvh_l2_status st{};
 
-	ASSERT_EQ(0, queue.store(job, pool, make_items(pool, prompt(1, 6)),
-				 KVH_STORE_PERSISTED));
+	ASSERT_EQ(0,
+		  queue.store(job, pool, make_items(pool, prompt(1, 6)), KVH_STORE_PERSISTED));
 	EXPECT_EQ(0, queue.finish(job).status);
 	EXPECT_EQ(6u, asked);
 	st.size = sizeof(st);

@@ -151,7 +151,8 @@ TEST(Signal, ControlWithoutTheSweepItIsLost)
 		eventfd_t ignored;
 
 		ASSERT_EQ(rig.store(rig.key(1), &persist), 0);
-		ASSERT_EQ(eventfd_read(kvh_listener_fd(&rig.controller->listener), &ignored), 0);
+		ASSERT_EQ(eventfd_read(kvh_listener_fd(&rig.controller->listener), &ignored),
+			  0);
 	}
 	for (int i = 0; i < 20; i++)
 		rig.rounds(); // it goes round, and does not look
@@ -240,9 +241,7 @@ TEST(DyingAdapter, IsLeftAloneItsTasksFailAndOthersGoOn)
 	EXPECT_EQ(kvh_adapter_breaker(rig.adapter(0)), KVH_BREAKER_OPEN);
 	EXPECT_EQ(rig.l1_stats().holds, 0u);
 	Fault("a").script(""); // it is replaced, and found out by itself
-	rig.until([&] {
-		return kvh_adapter_breaker(rig.adapter(0)) == KVH_BREAKER_CLOSED;
-	});
+	rig.until([&] { return kvh_adapter_breaker(rig.adapter(0)) == KVH_BREAKER_CLOSED; });
 	rig.store_wait(rig.key(100));
 	EXPECT_TRUE(rig.in_l2(0, rig.key(100)));
 }
@@ -357,10 +356,11 @@ TEST(Stop, WithEverythingInFlightAThousandTimes)
 {
 	for (int round = 0; round < (TSAN ? 100 : 1000); round++) {
 		Log log;
-		Options options = with({"fault:a,script=put@2x*:hang;get x*:hang,next=mem",
-					"fault:b,script=put@1x3:fail=EIO;put@4x*:delay=1,next=mem",
-					"mem:c,depth=2"},
-				       16);
+		Options options = with(
+			{"fault:a,script=put@2x*:hang;get x*:hang,next=mem",
+			 "fault:b,script=put@1x3:fail=EIO;put@4x*:delay=1,next=mem",
+			 "mem:c,depth=2"},
+			16);
 
 		options.l1_bytes = 2 << 20;
 		Rig rig(options);
