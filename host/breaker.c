@@ -49,7 +49,10 @@ bool kvh_breaker_counts(int status)
 	case EFBIG:
 	case ENOSPC: /* full: it still reads */
 	case EDQUOT:
-	case EROFS: /* the same */
+	case EROFS:  /* the same */
+	case ENOMEM: /* of this process */
+	case EMFILE:
+	case ENFILE:
 	case EOPNOTSUPP: return false;
 	default: return true;
 	}

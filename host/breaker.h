@@ -9,8 +9,8 @@
  *      |               the trial went well        v                  | failed: backoff
  *      '--------------------------------------- TRIAL ---------------' doubled
  *
- * A result that is about the request (not there, no space, too large, cancelled)
- * is no failure of the adapter, and ends a row of them.
+ * A result that is about the request (not there, no space, too large), or about this
+ * process (no memory, no descriptor), is no failure of the adapter, and ends a row.
  */
 #ifndef KVH_HOST_BREAKER_H
 #define KVH_HOST_BREAKER_H

@@ -77,14 +77,6 @@ void kvh_controller_pressure(struct kvh_controller *c)
 		kvh_loop_post(c->loop, &c->evict);
 }
 
-void kvh_controller_watermarks(struct kvh_controller *c, uint64_t high_bytes,
-			       uint64_t low_bytes)
-{
-	__atomic_store_n(&c->opts.high_bytes, high_bytes, __ATOMIC_RELAXED);
-	__atomic_store_n(&c->opts.low_bytes, low_bytes, __ATOMIC_RELAXED);
-	kvh_controller_pressure(c);
-}
-
 /* ---- any thread ------------------------------------------------------- */
 
 /* No adapter, or no memory to remember them: they are not stored. */

@@ -173,6 +173,7 @@ void kvh_erase_cancel(struct kvh_erase *e);
 /* Any thread. What is refused leaves the old value in force.
  * -EINVAL: logged, with the value and what is allowed. -ENOMEM */
 int kvh_controller_set_policy(struct kvh_controller *c, const char *name);
+/* Usage above the new `high` is taken care of. */
 int kvh_controller_set_watermarks(struct kvh_controller *c, uint64_t high_bytes,
 				  uint64_t low_bytes);
 struct kvh_controller_bounds {
@@ -193,9 +194,6 @@ struct kvh_workers *kvh_controller_workers(struct kvh_controller *c);
 const struct kvh_pulse *kvh_controller_pulse(const struct kvh_controller *c);
 /* Any thread, after L1 grew: wakes the evictor where usage is above `high`. */
 void kvh_controller_pressure(struct kvh_controller *c);
-/* Any thread; low < high. Usage above the new `high` is taken care of. */
-void kvh_controller_watermarks(struct kvh_controller *c, uint64_t high_bytes,
-			       uint64_t low_bytes);
 
 #ifdef __cplusplus
 }

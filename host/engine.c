@@ -18,8 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BREAKER_FAILURES 8u
-#define CLOSE_MIN_NS     (2 * KVH_NS_PER_S) /* for the adapters' own close, beyond the drain */
+#define CLOSE_MIN_NS (2 * KVH_NS_PER_S) /* for the adapters' own close, beyond the drain */
 
 /* ---- fork ------------------------------------------------------------- */
 
@@ -113,7 +112,7 @@ static int open_controller(struct kvh_engine *engine, const struct kvh_engine_op
 		.workers = o->workers,
 		.deadline_ns = o->l2_deadline_ns,
 		.retries = o->l2_retries,
-		.breaker = BREAKER_FAILURES,
+		.breaker = o->l2_breaker,
 		.queue_bytes = o->l2_queue_bytes,
 		.plan = o->prefetch_plan == kvh_read_plan_name(KVH_READ_FASTEST)
 				? KVH_READ_FASTEST

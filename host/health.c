@@ -6,6 +6,7 @@
  * A thread is ill that has had work for longer than health.bound; a device that is
  * dead; an adapter whose breaker is not closed, or that says so itself.
  */
+#include "host/adapter.h"
 #include "host/clock.h"
 #include "host/engine.h"
 #include "host/pulse.h"
@@ -14,6 +15,7 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 /* The first reason stays. */
 static void ill(struct kvh_health *health, const char *fmt, ...)
@@ -53,6 +55,32 @@ static void check_workers(struct kvh_engine *engine, struct kvh_health *health, 
 	}
 }
 
+static void check_adapters(struct kvh_engine *engine, struct kvh_health *health)
+{
+	struct kvh_controller *c = engine->controller;
+
+	kvh_controller_lock_adapters(c);
+	for (uint32_t a = 0; a < kvh_controller_adapters(c); a++) {
+		struct kvh_adapter *adapter = kvh_controller_adapter(c, a);
+		enum kvh_seat seat = kvh_controller_seat(c, a);
+		enum kvh_breaker_state state = kvh_adapter_breaker(adapter);
+		uint64_t err = kvh_counted(&kvh_adapter_counters(adapter)->health);
+
+		if (seat == KVH_SEAT_STUCK)
+			ill(health, "adapter %" PRIu32 " (%s): would not close", a,
+			    kvh_adapter_name(adapter));
+		if (seat != KVH_SEAT_OPEN && seat != KVH_SEAT_DRAINING)
+			continue;
+		if (err != 0)
+			ill(health, "adapter %" PRIu32 " (%s): %s", a,
+			    kvh_adapter_name(adapter), strerror((int)err));
+		else if (state != KVH_BREAKER_CLOSED)
+			ill(health, "adapter %" PRIu32 " (%s): its breaker is %s", a,
+			    kvh_adapter_name(adapter), kvh_breaker_state_name(state));
+	}
+	kvh_controller_unlock_adapters(c);
+}
+
 void kvh_health_read(struct kvh_engine *engine, struct kvh_health *health)
 {
 	uint64_t bound_ns = __atomic_load_n(&engine->health_bound_ns, __ATOMIC_RELAXED);
@@ -63,6 +91,7 @@ void kvh_health_read(struct kvh_engine *engine, struct kvh_health *health)
 		    bound_ns);
 	check_pulse(health, kvh_mover_pulse(engine->mover), "mover", now_ns, bound_ns);
 	check_workers(engine, health, now_ns, bound_ns);
+	check_adapters(engine, health);
 	if (engine->dev->ops->dead(engine->dev))
 		ill(health, "device: it has died");
 	health->healthy = health->n_ill == 0;

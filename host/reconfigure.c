@@ -22,10 +22,25 @@ int kvh_apply_watermarks(struct kvh_engine *engine, const struct kvh_engine_opts
 	struct kvh_arena_stats stats;
 
 	kvh_arena_stats(engine->arena, &stats);
-	kvh_controller_watermarks(engine->controller,
-				  stats.bytes * opts->watermark_high_pct / 100,
-				  stats.bytes * opts->watermark_low_pct / 100);
-	return 0;
+	return kvh_controller_set_watermarks(engine->controller,
+					     stats.bytes * opts->watermark_high_pct / 100,
+					     stats.bytes * opts->watermark_low_pct / 100);
+}
+
+int kvh_apply_policy(struct kvh_engine *engine, const struct kvh_engine_opts *opts)
+{
+	return kvh_controller_set_policy(engine->controller, opts->policy);
+}
+
+int kvh_apply_bounds(struct kvh_engine *engine, const struct kvh_engine_opts *opts)
+{
+	struct kvh_controller_bounds bounds = {
+		.deadline_ns = opts->l2_deadline_ns,
+		.retries = opts->l2_retries,
+		.queue_bytes = opts->l2_queue_bytes,
+	};
+
+	return kvh_controller_set_bounds(engine->controller, &bounds);
 }
 
 static int option_find(const char *name, const struct kvh_option **option_p)

@@ -65,12 +65,18 @@ static bool was_dropped(int status)
 	return status == -ECANCELED || status == -ENOBUFS || status == -EHOSTDOWN;
 }
 
+static bool worth_retrying(int status)
+{
+	return status != -ENOSPC && status != -EDQUOT && status != -EROFS &&
+	       status != -EINVAL && status != -EFBIG && status != -EOPNOTSUPP;
+}
+
 static bool may_retry(const struct kvh_put *put, int status)
 {
 	const struct kvh_controller *c = put->item->c;
 	uint64_t bytes = c->backoff_bytes[put->adapter];
 
-	return kvh_breaker_counts(status) && !was_dropped(status) && !c->stopping &&
+	return worth_retrying(status) && !was_dropped(status) && !c->stopping &&
 	       put->attempts < c->opts.retries &&
 	       (bytes == 0 || bytes + put->item->bytes <= c->opts.queue_bytes / 4);
 }

@@ -125,6 +125,8 @@ struct kvh_engine_opts {
 				       */
 	uint64_t prefetch_hedge_ns;   /* then another adapter is asked, too; 0: as measured */
 	uint32_t prefetch_speculate;  /* chunks read ahead of a prompt, 0..64; 0: none */
+	uint32_t l2_breaker; /* failures in a row after which an adapter is left alone until it
+			      * answers again, 1..1000000; 0: 8 */
 };
 KVH_API void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size);
 
@@ -724,8 +726,8 @@ enum kvh_latency_of {
 	KVH_LATENCY_LOAD,     /* the same */
 	KVH_LATENCY_PREFETCH, /* the same */
 	KVH_LATENCY_ERASE,    /* the same */
-	KVH_LATENCY_WORK,     /* a worker: one checksum made or held to a frame */
-	KVH_LATENCY_ROUND,    /* the controller's thread: a round, without its sleep */
+	KVH_LATENCY_WORK,  /* a worker: a frame, or small ones together, sealed or verified */
+	KVH_LATENCY_ROUND, /* the controller's thread: a round, without its sleep */
 	KVH_LATENCIES
 };
 /* "store", "load", ...; NULL beyond the last. */

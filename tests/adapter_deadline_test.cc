@@ -42,7 +42,7 @@ TEST(AdapterDeadline, ALateBufferStaysOutUntilItComesBack)
 	}
 	EXPECT_EQ(kvh_counted(&rig.metrics.l2_quarantined), 0u);
 	EXPECT_EQ(rig.count(&kvh_adapter_counters::inflight), 0u);
-	EXPECT_EQ(rig.tick(KVH_NS_PER_S), UINT64_MAX);
+	EXPECT_GT(rig.tick(KVH_NS_PER_S), rig.now + 100 * KVH_NS_PER_MS); // no sweep any more
 }
 
 TEST(AdapterDeadline, WithoutABufferNothingIsSetAside)

@@ -53,7 +53,8 @@ TEST(Breaker, OpensAfterTheBoundInARow)
 
 TEST(Breaker, WhatIsAboutTheRequestIsNoFailure)
 {
-	for (int status : {-ENOENT, -ENOSPC, -EDQUOT, -EINVAL, -EFBIG, -EROFS}) {
+	for (int status :
+	     {-ENOENT, -ENOSPC, -EDQUOT, -EINVAL, -EFBIG, -EROFS, -ENOMEM, -EMFILE}) {
 		Breaker b(1);
 
 		EXPECT_FALSE(b.result(status)) << status;

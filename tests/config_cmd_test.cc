@@ -47,7 +47,7 @@ TEST(ConfigCommand, PrintsValuesAndOrigins)
 			  "KVHOIST_WORKERS\n"),
 	      std::string("l2.adapters[0]         mem:a                flag\n"),
 	      std::string("l2.queue_bytes         32M                  "
-			  "default\n"),
+			  "default, live\n"),
 	      std::string("watermark.low_pct      90                   "
 			  "default, live\n")})
 		EXPECT_NE(std::string::npos, o.out.find(line)) << line << "in\n" << o.out;

@@ -120,6 +120,52 @@ TEST_F(Changes, AdaptersComeAndGo)
 	EXPECT_EQ(12u, l2(0).puts);
 }
 
+TEST_F(Changes, SettingsChangeByTheirNames)
+{
+	EXPECT_EQ(0, kvh_engine_set(engine.get(), "store.policy", "second-use"));
+	store(3, 1);
+	EXPECT_EQ(0u, l2(0).puts);
+	EXPECT_EQ(-EINVAL, kvh_engine_set(engine.get(), "store.policy", "secnd-use"));
+	store(3, 2);
+	EXPECT_EQ(0u, l2(0).puts); // the old one is in force
+	EXPECT_EQ(0, kvh_engine_set(engine.get(), "store.policy", "default"));
+	store(3, 3);
+	EXPECT_EQ(3u, l2(0).puts);
+	EXPECT_EQ(0, kvh_engine_set(engine.get(), "l2.retries", "0"));
+	EXPECT_EQ(-EINVAL, kvh_engine_set(engine.get(), "l2.retries", "17"));
+	EXPECT_EQ(0, kvh_engine_set(engine.get(), "l2.queue_bytes", "1M"));
+}
+
+class BadAdapter : public Changes
+{
+      protected:
+	BadAdapter() : Changes({"fault:f,script=any x*:fail=EIO,next=mem:b"})
+	{
+	}
+};
+
+TEST_F(BadAdapter, MakesTheEngineIllUntilItIsWellAgain)
+{
+	kvh_health health{};
+
+	EXPECT_EQ(0, kvh_engine_set(engine.get(), "l2.retries", "0"));
+	health.size = sizeof(health);
+	ASSERT_EQ(0, kvh_health_get(engine.get(), &health));
+	EXPECT_EQ(1u, health.healthy) << health.reason;
+	for (uint64_t i = 0; i < 10; i++)
+		store(1, i);
+	while (l2(0).breaker != KVH_L2_OPEN) /* the next round shows it */
+		;
+	ASSERT_EQ(0, kvh_health_get(engine.get(), &health));
+	EXPECT_EQ(0u, health.healthy);
+	EXPECT_NE(nullptr, strstr(health.reason, "adapter 0 (fault)")) << health.reason;
+	EXPECT_EQ(0, kvh_fault_set_script(kvh_fault_find("f"), ""));
+	while (l2(0).breaker != KVH_L2_CLOSED)
+		;
+	ASSERT_EQ(0, kvh_health_get(engine.get(), &health));
+	EXPECT_EQ(1u, health.healthy) << health.reason;
+}
+
 class TwoAdapters : public Changes
 {
       protected:

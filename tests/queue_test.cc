@@ -22,6 +22,7 @@ std::atomic<int> cancelled, forgotten;
 
 const kvh_job_ops test_ops = {
 	"test",
+	0,
 	[](kvh_job *) { cancelled++; },
 	[](kvh_job *) { forgotten++; },
 };
