@@ -255,4 +255,3 @@ bool kvh_policy_deletes(const struct kvh_policy_use *use, const struct kvh_polic
 		say_wrong(use, "deletes", answer, wrong);
 	return answer == 1;
 }
-
