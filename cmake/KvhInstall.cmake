@@ -25,7 +25,7 @@ install(FILES "${PROJECT_BINARY_DIR}/kvhoistConfig.cmake"
 
 file(RELATIVE_PATH pc_up "/${pc_dir}" "/")
 string(REGEX REPLACE "/$" "" pc_up "${pc_up}")
-set(pc_private "-luring -lisal -lnuma -lcrypto -ljansson -pthread")
+set(pc_private "-luring -lisal -lnuma -lblkid -lcrypto -ljansson -pthread")
 if(KVH_HAVE_CUDA)
 	string(APPEND pc_private " -L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -ldl -lrt -lstdc++")
 endif()

@@ -12,7 +12,7 @@
 set -eu
 
 packages='gcc g++ libc6-dev make cmake ninja-build pkg-config
-	liburing-dev libisal-dev libnuma-dev libssl-dev libjansson-dev
+	liburing-dev libisal-dev libnuma-dev libblkid-dev libssl-dev libjansson-dev
 	libgtest-dev libgmock-dev'
 
 list=0

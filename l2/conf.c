@@ -22,6 +22,7 @@ struct pending {
 	bool given;
 	uint64_t number; /* of all types without text */
 	char *text;
+	struct kvh_conf_list list;
 };
 
 struct parser {
@@ -159,6 +160,27 @@ static int parse_choice(const struct parser *parser, const struct kvh_conf_optio
 	return -EINVAL;
 }
 
+static int parse_list_item(const struct parser *parser, const struct kvh_conf_option *option,
+			   const char *text, struct kvh_conf_list *list)
+{
+	char **items, *item;
+
+	if (list->n == option->max) {
+		kvh_err("%s: %s=%s: is given more than %" PRIu64 " times", parser->adapter,
+			option->name, text, option->max);
+		return -EINVAL;
+	}
+	items = realloc(list->items, (list->n + 1) * sizeof(*items));
+	if (items == NULL)
+		return -ENOMEM;
+	list->items = items;
+	item = strdup(text);
+	if (item == NULL)
+		return -ENOMEM;
+	items[list->n++] = item;
+	return 0;
+}
+
 static int parse_value(const struct parser *parser, const struct kvh_conf_option *option,
 		       const char *text, struct pending *pending)
 {
@@ -167,6 +189,7 @@ static int parse_value(const struct parser *parser, const struct kvh_conf_option
 	case KVH_CONF_U32: return parse_number(parser, option, text, &pending->number);
 	case KVH_CONF_BOOL: return parse_bool(parser, option, text, &pending->number);
 	case KVH_CONF_CHOICE: return parse_choice(parser, option, text, &pending->number);
+	case KVH_CONF_LIST: return parse_list_item(parser, option, text, &pending->list);
 	case KVH_CONF_TEXT:
 	case KVH_CONF_REST: break;
 	}
@@ -240,7 +263,7 @@ static int parse_item(struct parser *parser, char **text_p)
 		kvh_err("%s: option %s has no value", parser->adapter, option->name);
 		return -EINVAL;
 	}
-	if (parser->pending[i].given) {
+	if (parser->pending[i].given && option->type != KVH_CONF_LIST) {
 		kvh_err("%s: %s: option given twice", parser->adapter, text);
 		return -EINVAL;
 	}
@@ -265,6 +288,9 @@ static void commit(const struct parser *parser)
 		case KVH_CONF_CHOICE: *(int *)option->value = (int)pending->number; break;
 		case KVH_CONF_TEXT:
 		case KVH_CONF_REST: *(char **)option->value = pending->text; break;
+		case KVH_CONF_LIST:
+			*(struct kvh_conf_list *)option->value = pending->list;
+			break;
 		}
 	}
 }
@@ -295,6 +321,14 @@ static int parse_text(struct parser *parser, char *text, char **path_p)
 	return *path_p != NULL ? 0 : -ENOMEM;
 }
 
+static void pending_free(struct pending *pending)
+{
+	free(pending->text);
+	for (uint32_t i = 0; i < pending->list.n; i++)
+		free(pending->list.items[i]);
+	free(pending->list.items);
+}
+
 int kvh_conf_parse(const char *adapter, const char *conf, char **path_p,
 		   const struct kvh_conf_option *options)
 {
@@ -305,7 +339,7 @@ int kvh_conf_parse(const char *adapter, const char *conf, char **path_p,
 	free(text);
 	if (ret < 0) {
 		for (size_t i = 0; i < KVH_CONF_OPTIONS_MAX; i++)
-			free(parser.pending[i].text);
+			pending_free(&parser.pending[i]);
 		return ret;
 	}
 	commit(&parser);

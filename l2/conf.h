@@ -3,7 +3,7 @@
  * conf.h - the text behind an adapter's name: "PATH,option=value,option=value".
  * The path comes first and may be empty or left out: what has a "=" before any
  * "/" is an option ("./a=b" is a path). A comma in a path or text is written
- * "\,". Each option may be given once. Any thread; pure but for the log.
+ * "\,". Each option may be given once, but lists. Any thread; pure but for the log.
  */
 #ifndef KVH_L2_CONF_H
 #define KVH_L2_CONF_H
@@ -24,13 +24,20 @@ enum kvh_conf_type {
 	KVH_CONF_CHOICE, /* int: index in `choices` */
 	KVH_CONF_TEXT,   /* char *: malloc'ed, the caller frees; the old value is not freed */
 	KVH_CONF_REST,   /* the same, but takes all that follows, commas too: must be last */
+	KVH_CONF_LIST,   /* struct kvh_conf_list: may be given up to `max` times */
+};
+
+/* `items` and each of them are malloc'ed, the caller frees. */
+struct kvh_conf_list {
+	char **items;
+	uint32_t n;
 };
 
 struct kvh_conf_option {
 	const char *name;
 	enum kvh_conf_type type;
 	void *value;
-	uint64_t min, max;          /* BYTES, U32: inclusive */
+	uint64_t min, max;          /* BYTES, U32: inclusive; LIST: max items */
 	const char *const *choices; /* CHOICE: ended by NULL */
 };
 

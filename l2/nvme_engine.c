@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * nvme_engine.c - how a transfer goes on, the same for both engines. Pure
- * functions; whoever has the transfer.
+ * nvme_engine.c - how a transfer goes on, the same for both engines; whoever has
+ * the transfer. And how threads are started.
  */
 #include "l2/nvme_engine.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <signal.h>
 
 /* In a row, without a byte moved: more than any kernel needs, less than for ever. */
 #define RETRIES_MAX 16u
@@ -35,4 +36,16 @@ bool kvh_nvme_io_advance(struct kvh_nvme_io *io, int64_t res, bool direct)
 	if (io->done == io->len)
 		return ended(io, 0);
 	return io->cancelled ? ended(io, -ECANCELED) : false;
+}
+
+int kvh_nvme_spawn(pthread_t *thread, void *(*run)(void *), void *arg)
+{
+	sigset_t all, old;
+	int ret;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	ret = pthread_create(thread, NULL, run, arg);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return -ret;
 }

@@ -16,6 +16,7 @@
 
 #include "l2/nvme_file.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 /* One transfer. Its memory is the owner's, the fields the engine's until reap. */
@@ -30,6 +31,8 @@ struct kvh_nvme_io {
 	uint8_t retries;   /* without progress */
 	atomic_bool cancelled;
 	uint8_t owner;            /* for the owner */
+	uint8_t kind;             /* for the scheduler */
+	bool flying;              /* the same */
 } __attribute__((__may_alias__)); /* may lie in a request's scratch */
 
 struct kvh_nvme_io_list {
@@ -47,12 +50,17 @@ struct kvh_nvme_engine_ops {
 	void (*cancel)(void *engine, struct kvh_nvme_io *io);
 	/* Takes all that have ended; NULL: none. */
 	struct kvh_nvme_io *(*reap)(void *engine);
+	/* Optional: between on and off, start need not give it to the kernel. */
+	void (*plug)(void *engine, bool on);
 	/* As in l2.h, or NULL: every transfer is unregistered. */
 	int (*attach)(void *engine, void *base, uint64_t len);
 };
 
 extern const struct kvh_nvme_engine_ops kvh_nvme_uring;
 extern const struct kvh_nvme_engine_ops kvh_nvme_threads;
+
+/* A thread that takes no signals: they are for the program's own. */
+int kvh_nvme_spawn(pthread_t *thread, void *(*run)(void *), void *arg);
 
 /* ---- for the engines ---- */
 

@@ -6,6 +6,8 @@
  *   objects    == slots LIVE == keys in the table
  *   used_bytes == slot_bytes of the slots in use: busy or LIVE
  *   of a segment: busy == pins + slots WRITING, DOOMED, WIPING; live == LIVE
+ *   of a pool: members == slots LIVE and WRITING; of a space, in all stripes:
+ *   used_bytes == slot_bytes of its members, objects == LIVE
  */
 #include "l2/nvme_index.h"
 
@@ -18,7 +20,8 @@
 #define BUCKETS_MIN 1024u
 #define PEEK_BATCH  64u /* keys for which the lock is held at once */
 
-_Static_assert(sizeof(struct kvh_nvme_slot) <= 56, "memory beside a frame: 64 with the table");
+_Static_assert(sizeof(struct kvh_nvme_slot) + sizeof(struct kvh_order_link) + 8 <= 60,
+	       "memory beside a frame: at most 64 with the extent");
 
 /* ---- the table ---- */
 
@@ -27,6 +30,35 @@ static uint64_t mix(uint64_t h)
 	h ^= h >> 32;
 	h *= UINT64_C(0x9e3779b97f4a7c15);
 	return h ^ h >> 29;
+}
+
+static bool has_key(const struct kvh_nvme_index *index, const struct kvh_nvme_slot *slot,
+		    const struct kvh_key *key)
+{
+	return memcmp(&slot->hash, &key->hash, sizeof(key->hash)) == 0 &&
+	       slot->rank == key->rank && slot->group == key->group &&
+	       index->pools[slot->pool].space->id == key->space;
+}
+
+bool kvh_nvme_slot_resembles(const struct kvh_nvme_index *index, uint32_t id,
+			     const struct kvh_key *key)
+{
+	const struct kvh_nvme_slot *slot = kvh_nvme_slot_at(index, id);
+
+	return memcmp(&slot->hash, &key->hash, sizeof(key->hash)) == 0 &&
+	       slot->rank == key->rank && slot->group == key->group;
+}
+
+struct kvh_key kvh_nvme_slot_key(const struct kvh_nvme_index *index, uint32_t id)
+{
+	const struct kvh_nvme_slot *slot = kvh_nvme_slot_at(index, id);
+
+	return (struct kvh_key){
+		.hash = slot->hash,
+		.space = index->pools[slot->pool].space->id,
+		.rank = slot->rank,
+		.group = slot->group,
+	};
 }
 
 static uint32_t *bucket_of(const struct kvh_nvme_index *index, const struct kvh_key *key)
@@ -46,7 +78,7 @@ uint32_t kvh_nvme_index_find(const struct kvh_nvme_index *index, const struct kv
 	while (id != KVH_NVME_NONE) {
 		const struct kvh_nvme_slot *slot = kvh_nvme_slot_at(index, id);
 
-		if (memcmp(&slot->key, key, sizeof(*key)) == 0)
+		if (has_key(index, slot, key))
 			break;
 		id = slot->chain;
 	}
@@ -88,7 +120,8 @@ static void table_grow(struct kvh_nvme_index *index)
 	for (uint32_t i = 0; i < n; i++) {
 		for (uint32_t id = old[i], next; id != KVH_NVME_NONE; id = next) {
 			struct kvh_nvme_slot *slot = kvh_nvme_slot_at(index, id);
-			uint32_t *bucket = bucket_of(index, &slot->key);
+			struct kvh_key key = kvh_nvme_slot_key(index, id);
+			uint32_t *bucket = bucket_of(index, &key);
 
 			next = slot->chain;
 			slot->chain = *bucket;
@@ -106,7 +139,9 @@ static void table_insert(struct kvh_nvme_index *index, uint32_t id, const struct
 	pthread_mutex_lock(&index->lock);
 	if (index->objects >= index->n_buckets && index->n_buckets < UINT32_C(1) << 31)
 		table_grow(index);
-	slot->key = *key;
+	slot->hash = key->hash;
+	slot->rank = key->rank;
+	slot->group = key->group;
 	bucket = bucket_of(index, key);
 	slot->chain = *bucket;
 	*bucket = id;
@@ -116,44 +151,14 @@ static void table_insert(struct kvh_nvme_index *index, uint32_t id, const struct
 static void table_remove(struct kvh_nvme_index *index, uint32_t id)
 {
 	struct kvh_nvme_slot *slot = kvh_nvme_slot_at(index, id);
-	uint32_t *link = bucket_of(index, &slot->key);
+	struct kvh_key key = kvh_nvme_slot_key(index, id);
+	uint32_t *link = bucket_of(index, &key);
 
 	pthread_mutex_lock(&index->lock);
 	while (*link != id)
 		link = &kvh_nvme_slot_at(index, *link)->chain;
 	*link = slot->chain;
 	pthread_mutex_unlock(&index->lock);
-}
-
-/* ---- lists ---- */
-
-static void list_append(struct kvh_nvme_index *index, struct kvh_nvme_list *list, uint32_t id)
-{
-	struct kvh_nvme_slot *slot = kvh_nvme_slot_at(index, id);
-
-	slot->older = list->newest;
-	slot->newer = KVH_NVME_NONE;
-	if (list->newest != KVH_NVME_NONE)
-		kvh_nvme_slot_at(index, list->newest)->newer = id;
-	else
-		list->oldest = id;
-	list->newest = id;
-	list->count++;
-}
-
-static void list_remove(struct kvh_nvme_index *index, struct kvh_nvme_list *list, uint32_t id)
-{
-	struct kvh_nvme_slot *slot = kvh_nvme_slot_at(index, id);
-
-	if (slot->older != KVH_NVME_NONE)
-		kvh_nvme_slot_at(index, slot->older)->newer = slot->newer;
-	else
-		list->oldest = slot->newer;
-	if (slot->newer != KVH_NVME_NONE)
-		kvh_nvme_slot_at(index, slot->newer)->older = slot->older;
-	else
-		list->newest = slot->older;
-	list->count--;
 }
 
 /* ---- the one setter ---- */
@@ -172,20 +177,27 @@ static const uint8_t slot_next[KVH_NVME_STATES] = {
 #define BUSY           (TO(WRITING) | TO(DOOMED) | TO(WIPING))
 #define USED           (BUSY | TO(LIVE))
 
-/* The list that slots of a state are in; NULL: none. */
-static struct kvh_nvme_list *list_of(struct kvh_nvme_class *class, uint8_t state)
+/* The list of ours that slots of a state are in; NULL: none. */
+static struct kvh_order_list *list_of(struct kvh_nvme_class *class, uint8_t state)
 {
-	switch ((enum kvh_nvme_slot_state)state) {
-	case KVH_NVME_FREE: return &class->free;
-	case KVH_NVME_LIVE: return &class->lived;
-	case KVH_NVME_BAD: return &class->failed;
-	case KVH_NVME_GONE:
-	case KVH_NVME_WRITING:
-	case KVH_NVME_DOOMED:
-	case KVH_NVME_WIPING:
-	case KVH_NVME_STATES: break;
-	}
-	return NULL;
+	if (state == KVH_NVME_FREE)
+		return &class->free;
+	return state == KVH_NVME_BAD ? &class->failed : NULL;
+}
+
+static void relist(struct kvh_nvme_index *index, uint32_t id, struct kvh_nvme_class *class,
+		   uint8_t to)
+{
+	struct kvh_nvme_slot *slot = kvh_nvme_slot_at(index, id);
+	struct kvh_order_list *list = list_of(class, slot->state);
+
+	if (list != NULL)
+		kvh_order_list_take(&index->items, list, id);
+	else if (slot->state == KVH_NVME_LIVE && slot->pins == 0)
+		kvh_order_remove(&index->pools[slot->pool].order, id);
+	list = list_of(class, to);
+	if (list != NULL)
+		kvh_order_list_put(&index->items, list, id, KVH_ORDER_NEWEST);
 }
 
 static void slot_move(struct kvh_nvme_index *index, uint32_t id, enum kvh_nvme_slot_state to)
@@ -194,17 +206,13 @@ static void slot_move(struct kvh_nvme_index *index, uint32_t id, enum kvh_nvme_s
 	struct kvh_nvme_segment *segment =
 		&index->segments[kvh_nvme_extent_of(index, id)->segment];
 	struct kvh_nvme_class *class = &index->classes[segment->class];
-	struct kvh_nvme_list *from_list = list_of(class, slot->state);
-	struct kvh_nvme_list *to_list = list_of(class, (uint8_t)to);
 
 	assert(slot_next[slot->state] & (1u << to));
 	assert(slot->pins == 0 || IS(to, TO(LIVE) | TO(DOOMED)));
-	if (from_list != NULL)
-		list_remove(index, from_list, id);
-	if (to_list != NULL)
-		list_append(index, to_list, id);
+	relist(index, id, class, (uint8_t)to);
 	segment->busy += (uint32_t)IS(to, BUSY) - (uint32_t)IS(slot->state, BUSY);
 	segment->live += (uint32_t)IS(to, TO(LIVE)) - (uint32_t)IS(slot->state, TO(LIVE));
+	class->live += (uint32_t)IS(to, TO(LIVE)) - (uint32_t)IS(slot->state, TO(LIVE));
 	index->objects += (uint64_t)IS(to, TO(LIVE)) - (uint64_t)IS(slot->state, TO(LIVE));
 	if (IS(to, USED) && !IS(slot->state, USED))
 		index->used_bytes += class->slot_bytes;
@@ -236,65 +244,123 @@ uint64_t kvh_nvme_slot_offset(const struct kvh_nvme_index *index, uint32_t id)
 	       (extent->first + id % KVH_NVME_EXTENT_SLOTS) * kvh_nvme_slot_bytes(index, id);
 }
 
-static void touch(struct kvh_nvme_index *index, uint32_t id)
+static uint32_t next_tick(struct kvh_nvme_index *index, uint32_t id)
 {
-	struct kvh_nvme_segment *segment =
-		&index->segments[kvh_nvme_extent_of(index, id)->segment];
-
-	segment->last_use = ++index->tick;
-	kvh_nvme_slot_at(index, id)->tick = index->tick;
+	index->segments[kvh_nvme_extent_of(index, id)->segment].last_use = ++index->tick;
+	return index->tick;
 }
 
-uint32_t kvh_nvme_slot_take(struct kvh_nvme_index *index, uint32_t class)
+/* The same if the key comes again. */
+static uint64_t identity(const struct kvh_nvme_slot *slot)
 {
-	uint32_t id = index->classes[class].free.oldest;
+	uint64_t w[2];
+
+	memcpy(w, &slot->hash, sizeof(w));
+	return mix(mix(w[0] ^ slot->rank) ^ w[1] ^ (uint64_t)slot->group << 32);
+}
+
+/* ---- members of pools ---- */
+
+static void join(struct kvh_nvme_index *index, uint32_t id, uint32_t pool)
+{
+	kvh_nvme_slot_at(index, id)->pool = pool;
+	index->pools[pool].members++;
+	index->pools[pool].space->used_bytes += kvh_nvme_slot_bytes(index, id);
+}
+
+static void leave(struct kvh_nvme_index *index, uint32_t id)
+{
+	struct kvh_nvme_slot *slot = kvh_nvme_slot_at(index, id);
+	struct kvh_nvme_pool *pool = &index->pools[slot->pool];
+
+	assert(pool->members > 0);
+	pool->members--;
+	pool->space->used_bytes -= kvh_nvme_slot_bytes(index, id);
+	slot->pool = KVH_NVME_NONE;
+}
+
+/* LIVE: it cannot be found any more. */
+static void forget_key(struct kvh_nvme_index *index, uint32_t id)
+{
+	table_remove(index, id);
+	index->pools[kvh_nvme_slot_at(index, id)->pool].space->objects--;
+}
+
+/* LIVE, not read: leaves its order as one that gave way. */
+static void evict(struct kvh_nvme_index *index, uint32_t id, enum kvh_nvme_slot_state to)
+{
+	struct kvh_nvme_slot *slot = kvh_nvme_slot_at(index, id);
+	struct kvh_nvme_pool *pool = &index->pools[slot->pool];
+
+	assert(slot->pins == 0);
+	pool->space->evicted++;
+	index->evicted++;
+	forget_key(index, id);
+	slot_move(index, id, to);
+	kvh_order_evicted(&pool->order, id, identity(slot));
+	leave(index, id);
+}
+
+/* ---- transitions ---- */
+
+uint32_t kvh_nvme_slot_take(struct kvh_nvme_index *index, uint32_t pool)
+{
+	uint32_t id = index->classes[index->pools[pool].class].free.oldest;
 
 	if (id != KVH_NVME_NONE)
-		slot_move(index, id, KVH_NVME_WRITING);
+		kvh_nvme_slot_claim(index, id, pool);
 	return id;
 }
 
-void kvh_nvme_slot_claim(struct kvh_nvme_index *index, uint32_t id)
+void kvh_nvme_slot_claim(struct kvh_nvme_index *index, uint32_t id, uint32_t pool)
 {
 	slot_move(index, id, KVH_NVME_WRITING);
+	join(index, id, pool);
 }
 
-uint32_t kvh_nvme_slot_evict(struct kvh_nvme_index *index, uint32_t class)
+void kvh_nvme_slot_evict(struct kvh_nvme_index *index, uint32_t id, uint32_t pool)
 {
-	uint32_t id = index->classes[class].lived.oldest;
+	evict(index, id, KVH_NVME_WRITING);
+	join(index, id, pool);
+}
 
-	while (id != KVH_NVME_NONE && kvh_nvme_slot_at(index, id)->pins != 0)
-		id = kvh_nvme_slot_at(index, id)->newer; /* read ones are among the newest */
-	if (id == KVH_NVME_NONE)
-		return id;
-	table_remove(index, id);
-	slot_move(index, id, KVH_NVME_WRITING);
-	index->evicted++;
-	return id;
+void kvh_nvme_slot_drop(struct kvh_nvme_index *index, uint32_t id)
+{
+	evict(index, id, KVH_NVME_DOOMED);
 }
 
 uint32_t kvh_nvme_slot_publish(struct kvh_nvme_index *index, uint32_t id,
-			       const struct kvh_key *key)
+			       const struct kvh_key *key, uint32_t tag)
 {
 	uint32_t before = kvh_nvme_index_find(index, key);
+	struct kvh_nvme_slot *slot = kvh_nvme_slot_at(index, id);
+	struct kvh_nvme_pool *pool = &index->pools[slot->pool];
 
 	if (before != KVH_NVME_NONE)
 		kvh_nvme_slot_doom(index, before);
+	slot->tag = tag;
 	table_insert(index, id, key);
 	slot_move(index, id, KVH_NVME_LIVE);
-	touch(index, id);
+	kvh_order_insert(&pool->order, id, identity(slot), KVH_ORDER_NEWEST,
+			 next_tick(index, id));
+	pool->space->objects++;
 	return before;
 }
 
 void kvh_nvme_slot_doom(struct kvh_nvme_index *index, uint32_t id)
 {
-	table_remove(index, id);
+	forget_key(index, id);
 	slot_move(index, id, KVH_NVME_DOOMED);
+	leave(index, id);
 }
 
 void kvh_nvme_slot_wipe(struct kvh_nvme_index *index, uint32_t id)
 {
+	bool writing = kvh_nvme_slot_at(index, id)->state == KVH_NVME_WRITING;
+
 	slot_move(index, id, KVH_NVME_WIPING);
+	if (writing)
+		leave(index, id);
 }
 
 void kvh_nvme_slot_wiped(struct kvh_nvme_index *index, uint32_t id, bool ok)
@@ -314,21 +380,25 @@ void kvh_nvme_slot_open(struct kvh_nvme_index *index, uint32_t id)
 
 void kvh_nvme_slot_forget(struct kvh_nvme_index *index, uint32_t id)
 {
-	if (kvh_nvme_slot_at(index, id)->state == KVH_NVME_LIVE) {
-		table_remove(index, id);
-		index->evicted++;
-	}
-	slot_move(index, id, KVH_NVME_GONE);
+	if (kvh_nvme_slot_at(index, id)->state == KVH_NVME_LIVE)
+		evict(index, id, KVH_NVME_GONE);
+	else
+		slot_move(index, id, KVH_NVME_GONE);
+}
+
+bool kvh_nvme_slot_retry(struct kvh_nvme_index *index, uint32_t class)
+{
+	uint32_t id = index->classes[class].failed.oldest;
+
+	if (id != KVH_NVME_NONE)
+		slot_move(index, id, KVH_NVME_FREE);
+	return id != KVH_NVME_NONE;
 }
 
 void kvh_nvme_index_retry(struct kvh_nvme_index *index)
 {
-	for (uint32_t i = 0; i < index->n_classes; i++) {
-		uint32_t id = index->classes[i].failed.oldest;
-
-		if (id != KVH_NVME_NONE)
-			slot_move(index, id, KVH_NVME_FREE);
-	}
+	for (uint32_t i = 0; i < index->n_classes; i++)
+		(void)kvh_nvme_slot_retry(index, i);
 	for (uint32_t i = 0; i < index->super->segments; i++)
 		index->segments[i].failed = false;
 	index->room++;
@@ -336,16 +406,18 @@ void kvh_nvme_index_retry(struct kvh_nvme_index *index)
 
 void kvh_nvme_slot_pin(struct kvh_nvme_index *index, uint32_t id)
 {
-	struct kvh_nvme_segment *segment =
-		&index->segments[kvh_nvme_extent_of(index, id)->segment];
 	struct kvh_nvme_slot *slot = kvh_nvme_slot_at(index, id);
+	struct kvh_evict_order *order = &index->pools[slot->pool].order;
 
 	assert(slot->state == KVH_NVME_LIVE && slot->pins < UINT16_MAX);
+	if (slot->pins > 0) {
+		kvh_order_note(order, id);
+	} else {
+		kvh_order_use(order, id, KVH_ORDER_NEWEST, next_tick(index, id));
+		kvh_order_remove(order, id);
+	}
 	slot->pins++;
-	segment->busy++;
-	list_remove(index, &index->classes[segment->class].lived, id);
-	list_append(index, &index->classes[segment->class].lived, id);
-	touch(index, id);
+	index->segments[kvh_nvme_extent_of(index, id)->segment].busy++;
 }
 
 void kvh_nvme_slot_unpin(struct kvh_nvme_index *index, uint32_t id)
@@ -355,19 +427,40 @@ void kvh_nvme_slot_unpin(struct kvh_nvme_index *index, uint32_t id)
 	assert(slot->pins > 0);
 	slot->pins--;
 	index->segments[kvh_nvme_extent_of(index, id)->segment].busy--;
+	if (slot->pins == 0 && slot->state == KVH_NVME_LIVE)
+		kvh_order_restore(&index->pools[slot->pool].order, id, next_tick(index, id),
+				  true);
 }
 
 /* ---- all of it ---- */
 
-int kvh_nvme_index_init(struct kvh_nvme_index *index, const struct kvh_nvme_super *super)
+/* Slot numbers that there can be: of the smallest slots, and a part of an extent
+ * in each segment. */
+static uint32_t items_max(const struct kvh_nvme_super *super)
 {
-	*index = (struct kvh_nvme_index){.super = super, .n_buckets = BUCKETS_MIN, .room = 1};
+	uint64_t max = (super->bytes - super->data_offset) / KVH_NVME_PAGE +
+		       (uint64_t)super->segments * KVH_NVME_EXTENT_SLOTS;
+
+	return max < KVH_NVME_NONE ? (uint32_t)max : KVH_NVME_NONE - 1;
+}
+
+int kvh_nvme_index_init(struct kvh_nvme_index *index, const struct kvh_nvme_super *super,
+			struct kvh_nvme_spaces *spaces, const struct kvh_order_ops *policy)
+{
+	*index = (struct kvh_nvme_index){
+		.super = super,
+		.spaces = spaces,
+		.policy = policy,
+		.n_buckets = BUCKETS_MIN,
+		.room = 1,
+	};
+	pthread_mutex_init(&index->lock, NULL);
 	index->segments = calloc(super->segments, sizeof(*index->segments));
 	index->classes = calloc(super->segments + 1u, sizeof(*index->classes));
 	index->buckets = buckets_new(index->n_buckets);
-	pthread_mutex_init(&index->lock, NULL);
 	if (index->segments == NULL || index->classes == NULL || index->buckets == NULL ||
-	    getrandom(&index->seed, sizeof(index->seed), 0) < 0) {
+	    getrandom(&index->seed, sizeof(index->seed), 0) < 0 ||
+	    kvh_order_items_open(&index->items, items_max(super)) < 0) {
 		kvh_nvme_index_fini(index);
 		return -ENOMEM;
 	}
@@ -382,11 +475,47 @@ void kvh_nvme_index_fini(struct kvh_nvme_index *index)
 {
 	for (uint32_t i = 0; i < index->n_extents; i++)
 		free(index->extents[i]);
+	for (uint32_t i = 0; i < index->n_pools; i++)
+		kvh_order_close(&index->pools[i].order);
+	kvh_order_items_close(&index->items);
 	free(index->extents);
+	free(index->pools);
 	free(index->buckets);
 	free(index->classes);
 	free(index->segments);
 	pthread_mutex_destroy(&index->lock);
+}
+
+int kvh_nvme_index_reset(struct kvh_nvme_index *index)
+{
+	const struct kvh_nvme_index old = *index;
+
+	for (uint32_t i = 0; i < index->n_pools; i++) {
+		struct kvh_nvme_pool *pool = &index->pools[i];
+
+		pool->space->objects -= kvh_order_count(&pool->order);
+		pool->space->used_bytes -= pool->members *
+					   index->classes[pool->class].slot_bytes;
+	}
+	kvh_nvme_index_fini(index);
+	return kvh_nvme_index_init(index, old.super, old.spaces, old.policy);
+}
+
+uint64_t kvh_nvme_index_bytes(const struct kvh_nvme_index *index)
+{
+	uint64_t bytes = sizeof(*index);
+	uint64_t extents = 0;
+
+	for (uint32_t i = 0; i < index->n_extents; i++)
+		extents += index->extents[i] != NULL;
+	for (uint32_t i = 0; i < index->n_pools; i++)
+		bytes += sizeof(index->pools[i]) + kvh_order_bytes(&index->pools[i].order);
+	bytes += extents *
+		 (sizeof(struct kvh_nvme_extent) + sizeof(void *) + 2 * sizeof(void *));
+	bytes += extents * KVH_NVME_EXTENT_SLOTS *
+		 (sizeof(struct kvh_order_link) + sizeof(index->items.marks[0]));
+	bytes += index->super->segments * (sizeof(*index->segments) + sizeof(*index->classes));
+	return bytes + index->n_buckets * sizeof(*index->buckets);
 }
 
 static void segment_check(const struct kvh_nvme_index *index, uint32_t i, uint64_t *objects,
@@ -408,8 +537,11 @@ static void segment_check(const struct kvh_nvme_index *index, uint32_t i, uint64
 			live += slot->state == KVH_NVME_LIVE;
 			if (IS(slot->state, USED))
 				*used_bytes += kvh_nvme_slot_bytes(index, id);
-			if (slot->state == KVH_NVME_LIVE)
-				assert(kvh_nvme_index_find(index, &slot->key) == id);
+			if (slot->state == KVH_NVME_LIVE) {
+				struct kvh_key key = kvh_nvme_slot_key(index, id);
+
+				assert(kvh_nvme_index_find(index, &key) == id);
+			}
 		}
 	}
 	assert(segment->busy == busy && segment->live == live && segment->used == used);
@@ -423,4 +555,7 @@ void kvh_nvme_index_check(const struct kvh_nvme_index *index)
 	for (uint32_t i = 0; i < index->super->segments; i++)
 		segment_check(index, i, &objects, &used_bytes);
 	assert(index->objects == objects && index->used_bytes == used_bytes);
+	for (uint32_t p = 0; p < index->n_pools; p++)
+		assert(index->pools[p].members >= kvh_order_count(&index->pools[p].order) &&
+		       kvh_order_check(&index->pools[p].order));
 }

@@ -20,20 +20,27 @@
  * index. DOOMED: not in it any more, but read by GETs. WIPING: its header page
  * is being zeroed. BAD: neither written nor wiped; tried again later.
  *
- * A slot is named by a number, extent * 1024 + place. 56 bytes a slot, and 4 to
- * 8 of the hash table.
+ * A slot is named by a number, extent * 32 + place. Memory a slot: 40 bytes, 12
+ * of the eviction order (s3-fifo and arc: 13, and 24 a ghost), 4 to 8 of the hash
+ * table.
+ *
+ * LIVE and WRITING slots of one size and space are a pool's: what is to be evicted
+ * is chosen by pools (nvme_pool.c). A LIVE slot is listed in its pool's order
+ * while no GET reads it; links of those that are not are for lists of ours.
  */
 #ifndef KVH_L2_NVME_INDEX_H
 #define KVH_L2_NVME_INDEX_H
 
+#include "host/order.h"
 #include "kvhoist.h"
 #include "l2/nvme_layout.h"
+#include "l2/nvme_space.h"
 
 #include <pthread.h>
 #include <stdbool.h>
 
 #define KVH_NVME_NONE         UINT32_MAX
-#define KVH_NVME_EXTENT_SLOTS 1024u
+#define KVH_NVME_EXTENT_SLOTS 32u
 
 enum kvh_nvme_slot_state {
 	KVH_NVME_GONE,
@@ -47,55 +54,67 @@ enum kvh_nvme_slot_state {
 };
 
 struct kvh_nvme_slot {
-	struct kvh_key key;    /* LIVE */
-	uint32_t older, newer; /* in the list of the state */
-	uint32_t chain;        /* LIVE: next of the bucket */
-	uint32_t tick;         /* LIVE: of the last use */
-	uint16_t pins;         /* GETs that read it: LIVE or DOOMED */
-	uint8_t state;         /* enum kvh_nvme_slot_state; slot_move sets it */
+	/* LIVE: of the key, as are rank and group. Until it is LIVE again, of the key
+	 * that it had: its frame may still be on the medium. */
+	struct kvh_hash hash;
+	uint32_t rank, group;
+	uint32_t tag;   /* LIVE: the low half of the frame's header checksum */
+	uint32_t pool;  /* LIVE, WRITING; else KVH_NVME_NONE */
+	uint32_t chain; /* LIVE: next of the bucket */
+	uint16_t pins;  /* GETs that read it: LIVE or DOOMED */
+	uint8_t state;  /* enum kvh_nvme_slot_state; slot_move sets it */
 };
 
-/* Slots that were opened together, side by side in one segment. */
+/* Slots side by side in one segment. */
 struct kvh_nvme_extent {
 	uint32_t segment;
 	uint32_t first; /* its first slot, in the segment */
-	uint32_t count;
-	uint32_t next; /* extent of the segment; KVH_NVME_NONE */
-	struct kvh_nvme_slot slots[];
+	uint32_t count; /* opened so far */
+	uint32_t next;  /* extent of the segment, before it; KVH_NVME_NONE */
+	struct kvh_nvme_slot slots[KVH_NVME_EXTENT_SLOTS];
 };
 
 struct kvh_nvme_segment {
 	uint32_t class;    /* KVH_NVME_NONE: not assigned */
 	uint32_t used;     /* slots opened; the same on the medium */
-	uint32_t extents;  /* the first */
+	uint32_t extents;  /* the last */
 	uint32_t busy;     /* pins, and slots WRITING, DOOMED or WIPING */
 	uint32_t live;     /* slots LIVE */
 	uint32_t last_use; /* a tick */
 	bool virgin;       /* zeros behind the used slots */
 	bool drained;      /* slots that are not busy are GONE; to be cleared */
+	bool stale;        /* cleared, and the table on the medium does not say so yet */
 	bool failed;       /* could not be assigned: passed over for a while */
-};
-
-/* Oldest at the head. */
-struct kvh_nvme_list {
-	uint32_t oldest, newest, count;
 };
 
 /* Frames of one size. */
 struct kvh_nvme_class {
 	uint64_t slot_bytes;
-	uint32_t segments;           /* 0: the class may be taken for another size */
-	struct kvh_nvme_list free;   /* longest free first */
-	struct kvh_nvme_list lived;  /* LIVE, least recently used first */
-	struct kvh_nvme_list failed; /* BAD */
-	uint64_t no_room;            /* index->room when there was none */
+	uint32_t segments;            /* 0: the class may be taken for another size */
+	uint32_t live;                /* slots LIVE */
+	struct kvh_order_list free;   /* longest free first */
+	struct kvh_order_list failed; /* BAD */
+	uint64_t no_room;             /* index->room when there was none */
 };
 
+/* Frames of one size and space. */
+struct kvh_nvme_pool {
+	struct kvh_nvme_space *space;
+	uint32_t class;
+	uint32_t members; /* slots LIVE and WRITING; 0: may become another pool */
+	struct kvh_evict_order order;
+};
+
+/* Of one stripe. */
 struct kvh_nvme_index {
 	const struct kvh_nvme_super *super;
+	struct kvh_nvme_spaces *spaces; /* of all stripes */
+	const struct kvh_order_ops *policy;
+	struct kvh_order_items items;      /* by slot */
 	struct kvh_nvme_segment *segments; /* [super->segments] */
 	struct kvh_nvme_class *classes;    /* [n_classes], room for segments + 1 */
 	uint32_t n_classes;
+	uint32_t unsettled; /* segments drained or stale: a scan would find old frames */
 	uint32_t tick;
 	uint64_t room;       /* grows when a segment may have become free for a class */
 	uint64_t used_bytes; /* of slots in use: WRITING, LIVE, DOOMED, WIPING */
@@ -103,15 +122,21 @@ struct kvh_nvme_index {
 	uint64_t evicted;
 	/* Changed under the lock, by the one thread, which may look without. */
 	pthread_mutex_t lock;
+	struct kvh_nvme_pool *pools;
+	uint32_t n_pools;
 	struct kvh_nvme_extent **extents; /* [n_extents], some NULL */
 	uint32_t n_extents;
+	uint32_t no_place; /* extents before it are not NULL */
 	uint32_t *buckets; /* [n_buckets], a power of two */
 	uint32_t n_buckets;
 	uint64_t seed;
 };
 
-int kvh_nvme_index_init(struct kvh_nvme_index *index, const struct kvh_nvme_super *super);
+int kvh_nvme_index_init(struct kvh_nvme_index *index, const struct kvh_nvme_super *super,
+			struct kvh_nvme_spaces *spaces, const struct kvh_order_ops *policy);
 void kvh_nvme_index_fini(struct kvh_nvme_index *index);
+/* As after init; what it held is taken from the spaces. */
+int kvh_nvme_index_reset(struct kvh_nvme_index *index);
 
 static inline struct kvh_nvme_extent *kvh_nvme_extent_of(const struct kvh_nvme_index *index,
 							 uint32_t slot)
@@ -137,16 +162,18 @@ void kvh_nvme_index_peek(struct kvh_nvme_index *index, const struct kvh_key *key
 
 /* ---- the life of a slot ---- */
 
-/* FREE -> WRITING, the longest free of the class; KVH_NVME_NONE. */
-uint32_t kvh_nvme_slot_take(struct kvh_nvme_index *index, uint32_t class);
-/* LIVE -> WRITING, the least recently used that nobody reads; KVH_NVME_NONE. */
-uint32_t kvh_nvme_slot_evict(struct kvh_nvme_index *index, uint32_t class);
+/* FREE -> WRITING, the longest free of the pool's class; KVH_NVME_NONE. */
+uint32_t kvh_nvme_slot_take(struct kvh_nvme_index *index, uint32_t pool);
+/* LIVE and not read -> WRITING, for a frame of the pool, which has its class. */
+void kvh_nvme_slot_evict(struct kvh_nvme_index *index, uint32_t slot, uint32_t pool);
+/* LIVE and not read -> DOOMED, to give way. */
+void kvh_nvme_slot_drop(struct kvh_nvme_index *index, uint32_t slot);
 /* FREE -> WRITING, this one. */
-void kvh_nvme_slot_claim(struct kvh_nvme_index *index, uint32_t slot);
+void kvh_nvme_slot_claim(struct kvh_nvme_index *index, uint32_t slot, uint32_t pool);
 /* WRITING -> LIVE, found under `key`. What was found before is DOOMED, and
  * returned; else KVH_NVME_NONE. */
 uint32_t kvh_nvme_slot_publish(struct kvh_nvme_index *index, uint32_t slot,
-			       const struct kvh_key *key);
+			       const struct kvh_key *key, uint32_t tag);
 /* LIVE -> DOOMED */
 void kvh_nvme_slot_doom(struct kvh_nvme_index *index, uint32_t slot);
 /* WRITING, DOOMED -> WIPING -> FREE or, if it failed, BAD */
@@ -155,6 +182,8 @@ void kvh_nvme_slot_wiped(struct kvh_nvme_index *index, uint32_t slot, bool ok);
 /* FREE -> BAD, and the oldest BAD of each class -> FREE */
 void kvh_nvme_slot_bad(struct kvh_nvme_index *index, uint32_t slot);
 void kvh_nvme_index_retry(struct kvh_nvme_index *index);
+/* The oldest BAD of the class -> FREE; false: there is none. */
+bool kvh_nvme_slot_retry(struct kvh_nvme_index *index, uint32_t class);
 
 /* GONE -> FREE, and FREE, LIVE, BAD -> GONE, for nvme_segment.c. */
 void kvh_nvme_slot_open(struct kvh_nvme_index *index, uint32_t slot);
@@ -163,6 +192,34 @@ void kvh_nvme_slot_forget(struct kvh_nvme_index *index, uint32_t slot);
 /* A GET begins and ends to read it. */
 void kvh_nvme_slot_pin(struct kvh_nvme_index *index, uint32_t slot);
 void kvh_nvme_slot_unpin(struct kvh_nvme_index *index, uint32_t slot);
+
+static inline const struct kvh_nvme_pool *kvh_nvme_pool_of(const struct kvh_nvme_index *index,
+							   uint32_t slot)
+{
+	return &index->pools[kvh_nvme_slot_at(index, slot)->pool];
+}
+
+/* Whether a slot has, or had, a frame of the key, or of the same in another space. */
+bool kvh_nvme_slot_resembles(const struct kvh_nvme_index *index, uint32_t slot,
+			     const struct kvh_key *key);
+
+/* Of a LIVE slot. */
+struct kvh_key kvh_nvme_slot_key(const struct kvh_nvme_index *index, uint32_t slot);
+
+/* ---- pools ---- */
+
+/* Finds or makes the pool of a size and space, which is good as long as it has
+ * members. -ENOMEM. */
+int kvh_nvme_pool_get(struct kvh_nvme_index *index, uint32_t class, kvh_space_t space,
+		      uint32_t *pool_p);
+
+/* The LIVE slot that is the next to go, and not read; KVH_NVME_NONE. For a frame
+ * of the class: of the space that is furthest beyond its soft limit, else the one
+ * not used for the longest time. */
+uint32_t kvh_nvme_pool_victim(struct kvh_nvme_index *index, uint32_t class);
+/* Of the space, in the class, or with KVH_NVME_NONE in any. */
+uint32_t kvh_nvme_pool_victim_of(struct kvh_nvme_index *index,
+				 const struct kvh_nvme_space *space, uint32_t class);
 
 /* ---- classes and segments ---- */
 
@@ -177,7 +234,7 @@ uint32_t kvh_nvme_segment_slots(const struct kvh_nvme_index *index, uint32_t seg
 uint32_t kvh_nvme_segment_room(struct kvh_nvme_index *index, uint32_t class);
 /* The segment of another class that was used least recently, if that is longer
  * ago than the use of the class's own oldest frame. KVH_NVME_NONE. */
-uint32_t kvh_nvme_segment_idle(const struct kvh_nvme_index *index, uint32_t class);
+uint32_t kvh_nvme_segment_idle(struct kvh_nvme_index *index, uint32_t class);
 
 /* All segments are busy: evicts what is not from the one used least recently,
  * so that it will be idle soon. */
@@ -185,12 +242,15 @@ void kvh_nvme_segment_drain(struct kvh_nvme_index *index, uint32_t class);
 
 /* Evicts what is in it; not busy. It is not assigned then. */
 void kvh_nvme_segment_clear(struct kvh_nvme_index *index, uint32_t segment);
+/* The medium's table says that it holds nothing. */
+void kvh_nvme_segment_settled(struct kvh_nvme_index *index, uint32_t segment);
 /* Gives one that is not assigned to the class. */
 void kvh_nvme_segment_assign(struct kvh_nvme_index *index, uint32_t segment, uint32_t class);
-/* The next `count` slots of the segment become FREE; *extent_p says which.
- * -ENOMEM. */
-int kvh_nvme_segment_open(struct kvh_nvme_index *index, uint32_t segment, uint32_t count,
-			  uint32_t *extent_p);
+/* The next `count` slots of the segment become FREE. -ENOMEM: fewer did. */
+int kvh_nvme_segment_open(struct kvh_nvme_index *index, uint32_t segment, uint32_t count);
+
+/* Bytes of memory that the index has taken for what it holds. */
+uint64_t kvh_nvme_index_bytes(const struct kvh_nvme_index *index);
 
 /* Asserts the sums above. Expensive. */
 void kvh_nvme_index_check(const struct kvh_nvme_index *index);

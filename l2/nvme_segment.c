@@ -14,8 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct kvh_nvme_list empty_list = {KVH_NVME_NONE, KVH_NVME_NONE, 0};
-
 uint32_t kvh_nvme_class_get(struct kvh_nvme_index *index, uint64_t slot_bytes)
 {
 	uint32_t unused = index->n_classes;
@@ -29,12 +27,9 @@ uint32_t kvh_nvme_class_get(struct kvh_nvme_index *index, uint64_t slot_bytes)
 	assert(unused <= index->super->segments); /* the others have one each */
 	if (unused == index->n_classes)
 		index->n_classes++;
-	index->classes[unused] = (struct kvh_nvme_class){
-		.slot_bytes = slot_bytes,
-		.free = empty_list,
-		.lived = empty_list,
-		.failed = empty_list,
-	};
+	index->classes[unused] = (struct kvh_nvme_class){.slot_bytes = slot_bytes};
+	kvh_order_list_init(&index->classes[unused].free);
+	kvh_order_list_init(&index->classes[unused].failed);
 	return unused;
 }
 
@@ -96,13 +91,13 @@ static uint32_t oldest_other(const struct kvh_nvme_index *index, uint32_t class,
 	return found;
 }
 
-uint32_t kvh_nvme_segment_idle(const struct kvh_nvme_index *index, uint32_t class)
+uint32_t kvh_nvme_segment_idle(struct kvh_nvme_index *index, uint32_t class)
 {
-	uint32_t own = index->classes[class].lived.oldest;
+	uint32_t own = kvh_nvme_pool_victim(index, class);
 	uint32_t longest = 0;
 
 	if (own != KVH_NVME_NONE)
-		longest = index->tick - kvh_nvme_slot_at(index, own)->tick + 1;
+		longest = index->tick - index->items.links[own].stamp + 1;
 	return oldest_other(index, class, longest, false);
 }
 
@@ -139,6 +134,8 @@ void kvh_nvme_segment_drain(struct kvh_nvme_index *index, uint32_t class)
 		found = oldest_other(index, class, 0, true);
 	if (found == KVH_NVME_NONE)
 		return;
+	if (!index->segments[found].drained && !index->segments[found].stale)
+		index->unsettled++;
 	index->segments[found].drained = true;
 	for (e = index->segments[found].extents; e != KVH_NVME_NONE;
 	     e = index->extents[e]->next)
@@ -153,6 +150,8 @@ static void extent_free(struct kvh_nvme_index *index, uint32_t e)
 	pthread_mutex_lock(&index->lock);
 	index->extents[e] = NULL;
 	pthread_mutex_unlock(&index->lock);
+	if (e < index->no_place)
+		index->no_place = e;
 	free(extent);
 }
 
@@ -171,9 +170,19 @@ void kvh_nvme_segment_clear(struct kvh_nvme_index *index, uint32_t i)
 	segment->class = KVH_NVME_NONE;
 	segment->extents = KVH_NVME_NONE;
 	segment->used = 0;
+	if (!segment->drained && !segment->stale)
+		index->unsettled++;
+	segment->stale = true;
 	segment->drained = false;
 	segment->virgin = false; /* what was behind the used slots may be in the new ones */
 	index->room++;
+}
+
+void kvh_nvme_segment_settled(struct kvh_nvme_index *index, uint32_t i)
+{
+	assert(index->segments[i].stale && index->unsettled > 0);
+	index->segments[i].stale = false;
+	index->unsettled--;
 }
 
 void kvh_nvme_segment_assign(struct kvh_nvme_index *index, uint32_t i, uint32_t class)
@@ -190,13 +199,13 @@ static int extent_place(struct kvh_nvme_index *index, uint32_t *place_p)
 	uint32_t n = index->n_extents, more = n == 0 ? 64 : 2 * n;
 	struct kvh_nvme_extent **extents;
 
-	for (uint32_t e = 0; e < n; e++) {
-		if (index->extents[e] == NULL) {
-			*place_p = e;
+	for (; index->no_place < n; index->no_place++) {
+		if (index->extents[index->no_place] == NULL) {
+			*place_p = index->no_place;
 			return 0;
 		}
 	}
-	if (more > KVH_NVME_NONE / KVH_NVME_EXTENT_SLOTS)
+	if (n >= index->items.max / KVH_NVME_EXTENT_SLOTS)
 		return -ENOMEM;
 	pthread_mutex_lock(&index->lock);
 	extents = realloc(index->extents, more * sizeof(struct kvh_nvme_extent *));
@@ -210,30 +219,43 @@ static int extent_place(struct kvh_nvme_index *index, uint32_t *place_p)
 	return extents != NULL ? 0 : -ENOMEM;
 }
 
-int kvh_nvme_segment_open(struct kvh_nvme_index *index, uint32_t i, uint32_t count,
-			  uint32_t *extent_p)
+/* Behind the last of the segment. */
+static int extent_add(struct kvh_nvme_index *index, struct kvh_nvme_segment *segment,
+		      uint32_t i)
 {
-	struct kvh_nvme_segment *segment = &index->segments[i];
-	struct kvh_nvme_extent *extent;
+	struct kvh_nvme_extent *extent = calloc(1, sizeof(*extent));
 	uint32_t e;
 
-	assert(count >= 1 && count <= KVH_NVME_EXTENT_SLOTS);
-	extent = calloc(1, sizeof(*extent) + count * sizeof(extent->slots[0]));
 	if (extent == NULL || extent_place(index, &e) < 0) {
 		free(extent);
 		return -ENOMEM;
 	}
 	extent->segment = i;
 	extent->first = segment->used;
-	extent->count = count;
 	extent->next = segment->extents;
 	segment->extents = e;
-	segment->used += count;
 	pthread_mutex_lock(&index->lock);
 	index->extents[e] = extent;
 	pthread_mutex_unlock(&index->lock);
-	for (uint32_t s = 0; s < count; s++)
-		kvh_nvme_slot_open(index, e * KVH_NVME_EXTENT_SLOTS + s);
-	*extent_p = e;
+	return 0;
+}
+
+int kvh_nvme_segment_open(struct kvh_nvme_index *index, uint32_t i, uint32_t count)
+{
+	struct kvh_nvme_segment *segment = &index->segments[i];
+
+	for (uint32_t n = 0; n < count; n++) {
+		struct kvh_nvme_extent *extent;
+		uint32_t place = segment->used % KVH_NVME_EXTENT_SLOTS;
+
+		if (place == 0 && extent_add(index, segment, i) < 0)
+			return -ENOMEM;
+		extent = index->extents[segment->extents];
+		assert(extent->count == place);
+		extent->count++;
+		extent->slots[place].pool = KVH_NVME_NONE;
+		segment->used++;
+		kvh_nvme_slot_open(index, segment->extents * KVH_NVME_EXTENT_SLOTS + place);
+	}
 	return 0;
 }

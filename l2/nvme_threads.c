@@ -11,7 +11,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 
 struct pool {
@@ -89,20 +88,15 @@ static void pool_close(void *engine)
 	free(pool);
 }
 
-/* Signals are for the program's own threads. */
 static int pool_spawn(struct pool *pool, uint32_t threads)
 {
-	sigset_t all, old;
 	int ret = 0;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
 	for (uint32_t i = 0; i < threads && ret == 0; i++) {
-		ret = pthread_create(&pool->threads[i], NULL, pool_run, pool);
+		ret = kvh_nvme_spawn(&pool->threads[i], pool_run, pool);
 		pool->n_threads += ret == 0;
 	}
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return pool->n_threads > 0 ? 0 : -ret; /* fewer will do */
+	return pool->n_threads > 0 ? 0 : ret; /* fewer will do */
 }
 
 static int pool_open(const struct kvh_nvme_file *file, uint32_t depth, uint32_t threads,

@@ -5,8 +5,9 @@
  *
  * The ring may be used by one thread after another (open's helper, then the
  * controller), so it is not SINGLE_ISSUER, which could not register buffers
- * from the second. Each transfer is submitted by itself: adjacent ones in one
- * batch are merged by the block layer, which costs a fifth of the rate.
+ * from the second. Transfers that are started together go to the kernel in one
+ * call, but never two adjacent ones, as the block layer would merge them, which
+ * costs a fifth of the rate.
  *
  *   running <= depth, cancels <= running: 2 * depth completions always fit
  */
@@ -39,6 +40,8 @@ struct uring {
 	int fd; /* registered: 0; or the file's own */
 	bool fixed_file;
 	bool fixed_buffers;
+	bool plugged;
+	uint64_t from, to; /* of the last one that is on the ring; to == 0: none */
 	uint32_t depth;
 	uint32_t running;              /* in the kernel, or on the submission ring */
 	struct kvh_nvme_io_list later; /* wait for a place on the submission ring */
@@ -54,13 +57,13 @@ static void uring_register(struct uring *u)
 	u->fixed_file = ret == 0;
 	u->fd = u->fixed_file ? 0 : u->file->fd;
 	if (ret < 0)
-		kvh_info("nvme: %s: the file cannot be registered: %s", u->file->conf->path,
+		kvh_info("nvme: %s: the file cannot be registered: %s", u->file->path,
 			 strerror(-ret));
 	ret = io_uring_register_buffers_sparse(&u->ring, REGIONS_MAX);
 	u->fixed_buffers = ret == 0;
 	if (ret < 0)
 		kvh_warn("nvme: %s: memory cannot be registered with io_uring: %s",
-			 u->file->conf->path, strerror(-ret));
+			 u->file->path, strerror(-ret));
 }
 
 /* A filter may let a ring be made and refuse what it is for; then nothing would
@@ -152,7 +155,7 @@ static int uring_attach(void *engine, void *base, uint64_t len)
 								     &iov, &tag, 1);
 	if (ret < 0) {
 		kvh_warn("nvme: %s: %llu bytes of memory cannot be registered: %s%s",
-			 u->file->conf->path, (unsigned long long)len, strerror(-ret),
+			 u->file->path, (unsigned long long)len, strerror(-ret),
 			 ret == -ENOMEM ? " (see RLIMIT_MEMLOCK)" : "");
 		return ret;
 	}
@@ -181,6 +184,16 @@ static void uring_flush(struct uring *u)
 		if (ret < 0 && ret != -EINTR)
 			break;
 	}
+	u->to = 0;
+}
+
+static void uring_plug(void *engine, bool on)
+{
+	struct uring *u = engine;
+
+	u->plugged = on;
+	if (!on)
+		uring_flush(u);
 }
 
 static void uring_end(struct uring *u, struct kvh_nvme_io *io)
@@ -227,12 +240,17 @@ static void uring_push(struct uring *u, struct kvh_nvme_io *io)
 		uring_end(u, io);
 		return;
 	}
+	if (u->to != 0 && (io->off + io->done == u->to || io->off + io->len == u->from))
+		uring_flush(u);
 	sqe = io_uring_get_sqe(&u->ring);
 	assert(sqe != NULL && u->running < u->depth);
 	prepare(u, io, sqe);
 	io_uring_sqe_set_data(sqe, io);
 	u->running++;
-	uring_flush(u);
+	u->from = io->off + io->done;
+	u->to = u->from + kvh_nvme_io_piece(io);
+	if (!u->plugged)
+		uring_flush(u);
 }
 
 static void uring_start(void *engine, struct kvh_nvme_io *io)
@@ -323,5 +341,6 @@ const struct kvh_nvme_engine_ops kvh_nvme_uring = {
 	.start = uring_start,
 	.cancel = uring_cancel,
 	.reap = uring_reap,
+	.plug = uring_plug,
 	.attach = uring_attach,
 };

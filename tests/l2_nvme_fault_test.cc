@@ -291,7 +291,7 @@ TEST_P(Fault, StoresResumeWhenTheDiskWritesAgain)
 	io.write_at = 0;
 	for (; k < 300; k++)
 		ASSERT_LT(l2.put(make_key(k), make_frame(make_key(k), 100000)), 0);
-	EXPECT_EQ(l2.usage().objects, 0u);
+	EXPECT_GE(l2.usage().objects, 2u) << "a burst of errors costs one frame at most";
 	io.for_ever = false;
 	io.write_at = -1;
 	unsigned ok = 0;

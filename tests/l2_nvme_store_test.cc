@@ -162,6 +162,7 @@ TEST_P(Nvme, OfTwoFramesOfAKeyTheLaterIsFound)
 	const Buffer later = make_frame(make_key(1), 9000, 9);
 	const Buffer earlier = make_frame(make_key(1), 9000, 1);
 
+	unclose();
 	poke(at, later.data(), bytes);               // in front of it
 	poke(at + 2 * bytes, earlier.data(), bytes); // and behind
 	for (int i = 0; i < 2; i++) {                // the second time they are gone
@@ -193,6 +194,7 @@ TEST_P(Nvme, TornFramesAreMissedOrFoundByVerifying)
 	}
 	const uint64_t at = data_offset(path());
 
+	unclose();
 	poke(at + 1000, junk.data(), 512);                 // 0: in the header
 	poke(at + bytes + 4096, junk.data(), 512);         // 1: in the payload
 	poke(at + 2 * bytes + bytes - 96, junk.data(), 1); // 2: in the padding
@@ -222,6 +224,7 @@ TEST_P(Nvme, OldFramesOfAnotherSizeAreNotFound)
 	}
 	const Buffer other = make_frame(make_key(77), 5000);
 
+	unclose();
 	poke(data_offset(path()), other.data(), other.size());
 	Adapter l2(spec(""));
 	ASSERT_EQ(l2.error(), 0);
