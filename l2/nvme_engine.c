@@ -35,7 +35,8 @@ bool kvh_nvme_io_advance(struct kvh_nvme_io *io, int64_t res, bool direct)
 	}
 	if (io->done == io->len)
 		return ended(io, 0);
-	return io->cancelled ? ended(io, -ECANCELED) : false;
+	return __atomic_load_n(&io->cancelled, __ATOMIC_RELAXED) ? ended(io, -ECANCELED)
+								 : false;
 }
 
 int kvh_nvme_spawn(pthread_t *thread, void *(*run)(void *), void *arg)

@@ -17,19 +17,23 @@
 #include "l2/nvme_file.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
+#include <stdbool.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /* One transfer. Its memory is the owner's, the fields the engine's until reap. */
 struct kvh_nvme_io {
 	struct kvh_nvme_io *next;
 	char *buf;
-	uint64_t off, len; /* in whole pages */
-	uint64_t done;     /* bytes moved so far, <= len */
-	uint32_t region;   /* as attach returned it; anything else: unregistered */
-	int result;        /* when reaped: 0 or a negative errno */
-	uint8_t dir;       /* enum kvh_io_dir */
-	uint8_t retries;   /* without progress */
-	atomic_bool cancelled;
+	uint64_t off, len;        /* in whole pages */
+	uint64_t done;            /* bytes moved so far, <= len */
+	uint32_t region;          /* as attach returned it; anything else: unregistered */
+	int result;               /* when reaped: 0 or a negative errno */
+	uint8_t dir;              /* enum kvh_io_dir */
+	uint8_t retries;          /* without progress */
+	bool cancelled;           /* with __atomic: another thread may have the transfer */
 	uint8_t owner;            /* for the owner */
 	uint8_t kind;             /* for the scheduler */
 	bool flying;              /* the same */
@@ -101,4 +105,7 @@ static inline struct kvh_nvme_io *kvh_nvme_io_list_take(struct kvh_nvme_io_list 
 	return head;
 }
 
+#ifdef __cplusplus
+}
+#endif
 #endif

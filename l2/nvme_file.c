@@ -117,9 +117,24 @@ static int create(struct kvh_nvme_file *file)
 	return 0;
 }
 
+/* A device that was just closed, or whose process died, is free when the kernel
+ * has let go of it. */
+static int open_patiently(struct kvh_nvme_file *file)
+{
+	const struct timespec pause = {.tv_nsec = LOCK_PAUSE_NS};
+	uint64_t until = kvh_deadline_ns(BUSY_WAIT_NS);
+	int ret = open_direct_or_not(file);
+
+	while (ret == -EBUSY && kvh_now_ns() < until) {
+		(void)nanosleep(&pause, NULL);
+		ret = open_direct_or_not(file);
+	}
+	return ret;
+}
+
 static int open_or_create(struct kvh_nvme_file *file)
 {
-	int ret = open_direct_or_not(file);
+	int ret = open_patiently(file);
 
 	if (ret == -ENOENT) {
 		ret = create(file);

@@ -14,6 +14,10 @@
 
 #include <stdbool.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum kvh_nvme_direct { KVH_NVME_DIRECT_AUTO, KVH_NVME_DIRECT_ON, KVH_NVME_DIRECT_OFF };
 enum kvh_nvme_engine { KVH_NVME_ENGINE_AUTO, KVH_NVME_ENGINE_URING, KVH_NVME_ENGINE_THREADS };
 enum kvh_nvme_sync { KVH_NVME_SYNC_CLOSE, KVH_NVME_SYNC_NONE, KVH_NVME_SYNC_WRITE };
@@ -120,4 +124,7 @@ int kvh_nvme_super_write(struct kvh_nvme_file *file, bool clean);
 int kvh_nvme_set_open(struct kvh_nvme_file *files, uint32_t n, const struct kvh_nvme_conf *conf,
 		      const struct kvh_io_ops *io, void *io_ctx);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

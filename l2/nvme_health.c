@@ -13,13 +13,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/falloc.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
 
-#define HANG_NS (5 * KVH_NS_PER_S) /* a look that takes longer has found something */
+#define ASK_EVERY 3u
+#define HANG_NS   (5 * KVH_NS_PER_S) /* a look that takes longer has found something */
 
 struct kvh_nvme_health {
 	struct kvh_nvme_file *files;
@@ -29,7 +31,8 @@ struct kvh_nvme_health {
 	pthread_cond_t changed; /* stop or ended */
 	bool stop, ended;
 	pthread_t thread;
-	bool seen_full;            /* the thread's */
+	bool seen_full; /* the thread's */
+	uint32_t looks;
 	_Atomic(const char *) why; /* NULL: all is well */
 	atomic_int error;
 	atomic_bool full;
@@ -76,9 +79,11 @@ static int check_room(struct kvh_nvme_health *health, const struct kvh_nvme_file
 	*why_p = "its file system takes no writes";
 	if (vfs.f_flag & ST_RDONLY)
 		return -EROFS;
-	/* The flag is not set where the file system did it by itself. To its own
-	 * length nothing is changed, but it is asked. */
-	ret = file->io->ftruncate(file->io_ctx, file->fd, (off_t)file->bytes);
+	/* Where the file system did it by itself, the flag is not set: it is asked for
+	 * room that it has given already. Not at each look, as it writes a time stamp. */
+	if (health->looks % ASK_EVERY == 0)
+		ret = file->io->fallocate(file->io_ctx, file->fd, FALLOC_FL_KEEP_SIZE, 0,
+					  KVH_NVME_PAGE);
 	if (ret == -EROFS || ret == -EIO || ret == -EUCLEAN)
 		return ret;
 	if ((uint64_t)vfs.f_bavail * vfs.f_frsize < floor_of(file->conf, &vfs))
@@ -144,6 +149,7 @@ static void look(struct kvh_nvme_health *health)
 	uint32_t i;
 	int error = 0;
 
+	health->looks++;
 	health->seen_full = false;
 	for (i = 0; i < health->n && error == 0; i++)
 		error = check(health, &health->files[i], &why);

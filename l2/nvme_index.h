@@ -39,6 +39,10 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define KVH_NVME_NONE         UINT32_MAX
 #define KVH_NVME_EXTENT_SLOTS 32u
 
@@ -255,4 +259,7 @@ uint64_t kvh_nvme_index_bytes(const struct kvh_nvme_index *index);
 /* Asserts the sums above. Expensive. */
 void kvh_nvme_index_check(const struct kvh_nvme_index *index);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

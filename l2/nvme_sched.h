@@ -18,6 +18,10 @@
 
 #include "l2/nvme_engine.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum kvh_nvme_kind { KVH_NVME_LOAD, KVH_NVME_STORE, KVH_NVME_LATER, KVH_NVME_KINDS };
 
 /* The budget's search: a round is measured while the disk is kept full.
@@ -69,4 +73,7 @@ void kvh_nvme_sched_plug(struct kvh_nvme_sched *sched, bool on);
 /* A round of the search came to `rate`, for tests of it. */
 void kvh_nvme_sched_judge(struct kvh_nvme_sched *sched, uint64_t rate);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -9,6 +9,10 @@
 
 #include "kvhoist.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct kvh_nvme_space {
 	kvh_space_t id;
 	uint64_t used_bytes; /* of slots WRITING or LIVE, in all stripes */
@@ -32,4 +36,7 @@ struct kvh_nvme_space *kvh_nvme_space_find(const struct kvh_nvme_spaces *spaces,
 /* Finds or makes it. NULL: no memory. It stays where it is until fini. */
 struct kvh_nvme_space *kvh_nvme_space_get(struct kvh_nvme_spaces *spaces, kvh_space_t id);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

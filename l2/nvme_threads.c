@@ -138,7 +138,8 @@ static void pool_cancel(void *engine, struct kvh_nvme_io *io)
 	struct pool *pool = engine;
 	struct kvh_nvme_io *all, *next;
 
-	io->cancelled = true; /* one that runs ends after its piece */
+	__atomic_store_n(&io->cancelled, true,
+			 __ATOMIC_RELAXED); /* one that runs ends after its piece */
 	pthread_mutex_lock(&pool->lock);
 	for (all = kvh_nvme_io_list_take(&pool->queued); all != NULL; all = next) {
 		next = all->next;
