@@ -194,7 +194,7 @@ TEST_F(NvmeRoom, WhereRoomCannotBeGivenBackItSaysSoOnceAndGoesOn)
 	EXPECT_EQ(log.count("given back"), 1u) << log.text();
 }
 
-TEST_F(NvmeRoom, WithoutTheOptionNoRoomIsGivenBack) // control
+TEST_F(NvmeRoom, ControlWithoutTheOptionNoRoomIsGivenBack)
 {
 	RoomIo io;
 	Adapter l2(spec("check=0"), &io.ops, &io);
@@ -305,7 +305,7 @@ TEST_F(NvmeRoom, ItKnowsThatItsFileWasWrittenOver)
 	EXPECT_TRUE(becomes(l2, -ESTALE));
 }
 
-TEST_F(NvmeRoom, WithoutLookingItKnowsNothing) // control
+TEST_F(NvmeRoom, ControlWithoutLookingItKnowsNothing)
 {
 	Adapter l2(spec("check=0"));
 

@@ -168,7 +168,7 @@ TEST_P(NvmeSnapshot, AStaleOneIsNotBelieved)
 
 // Control of the one above: with the mark of the clean close put back, the old
 // snapshot is believed, and deleted frames are found.
-TEST_P(NvmeSnapshot, WithoutTheMarkAStaleOneWouldBe)
+TEST_P(NvmeSnapshot, ControlWithoutTheMarkAStaleOneIsBelieved)
 {
 	struct kvh_nvme_super closed;
 	{

@@ -232,6 +232,29 @@ TEST_P(Nvme, OldFramesOfAnotherSizeAreNotFound)
 	EXPECT_EQ(l2.usage().objects, 3u);
 }
 
+// As where the disk acknowledged a write and lost it: sound, of the key, but older.
+TEST_P(Nvme, AnOlderFrameOfTheKeyInItsPlaceIsNotServed)
+{
+	const Buffer frame = make_frame(make_key(1), 9000, 5);
+	const Buffer older = make_frame(make_key(1), 9000, 4), into(frame.size());
+	Log log;
+
+	for (int reopened = 0; reopened < 2; reopened++) {
+		Adapter l2(spec("size=16M,direct=off"));
+
+		ASSERT_EQ(l2.error(), 0);
+		if (!reopened) {
+			ASSERT_EQ(l2.put(make_key(1), frame), 0);
+		}
+		poke(data_offset(path()), older.data(), older.size());
+		EXPECT_EQ(l2.get(make_key(1), into), -EIO) << reopened;
+		EXPECT_EQ(log.count("is not the frame"), static_cast<size_t>(reopened) + 1);
+		poke(data_offset(path()), frame.data(), frame.size()); // control
+		EXPECT_EQ(l2.get(make_key(1), into), 0);
+		EXPECT_TRUE(into == frame);
+	}
+}
+
 TEST_P(Nvme, FormattingAUsedFileBringsNothingBack)
 {
 	{

@@ -181,7 +181,7 @@ TEST_P(Space, ASpaceStaysWithinItsHardLimit) // 13
 	EXPECT_EQ(usage(*l2, kB).objects, 8u);
 }
 
-TEST_P(Space, WithoutItsLimitTheSameSpaceGrows) // 13, control of the one above
+TEST_P(Space, ControlWithoutItsLimitTheSameSpaceGrows) // 13
 {
 	const auto l2 = open();
 	ASSERT_TRUE(l2);
