@@ -17,6 +17,28 @@
 
 #define EVICT_SLICE (UINT64_C(256) << 20) /* bytes in one go, so that a round stays short */
 
+/* Looking for leases whose deadline has passed is not for each round, but a lease
+ * that is taken now may end before all that were seen the last time. */
+#define EXPIRE_SOONEST_NS (20 * KVH_NS_PER_MS)
+#define EXPIRE_LATEST_NS  (200 * KVH_NS_PER_MS)
+
+static uint64_t expire_tick(struct kvh_controller *c, uint64_t now_ns)
+{
+	uint64_t next;
+
+	if (!kvh_l1_timed(c->opts.l1))
+		return UINT64_MAX;
+	if (now_ns >= c->expire_ns) {
+		next = kvh_l1_expire(c->opts.l1, now_ns);
+		if (next < now_ns + EXPIRE_SOONEST_NS)
+			next = now_ns + EXPIRE_SOONEST_NS;
+		if (next > now_ns + EXPIRE_LATEST_NS)
+			next = now_ns + EXPIRE_LATEST_NS;
+		c->expire_ns = next;
+	}
+	return c->expire_ns;
+}
+
 /* One round, after the events: controllers first, then what they submitted. */
 static uint64_t controller_tick(void *arg, uint64_t now_ns)
 {
@@ -35,6 +57,8 @@ static uint64_t controller_tick(void *arg, uint64_t now_ns)
 			at = t < at ? t : at;
 		}
 	} while (c->dirty);
+	t = expire_tick(c, now_ns);
+	at = t < at ? t : at;
 	/* Last: a sweep may have put one into backoff. */
 	return c->next_retry_ns < at ? c->next_retry_ns : at;
 }

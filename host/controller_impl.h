@@ -68,6 +68,8 @@ struct kvh_controller {
 	struct clear_batch *clears; /* clear.c */
 	struct kvh_keyset erasing;  /* erase.c: keys of which a DELETE is out */
 
+	uint64_t expire_ns; /* when leases are looked at next whose deadline has passed */
+
 	struct kvh_loop_work evict; /* any thread posts it, once at a time */
 	bool evict_posted;          /* atomic */
 

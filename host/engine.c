@@ -91,6 +91,7 @@ static int open_l1(struct kvh_engine *engine, const struct kvh_engine_opts *o)
 	if (err != 0)
 		return err;
 	l1.arena = engine->arena;
+	l1.eviction = o->l1_eviction;
 	err = kvh_l1_open(&l1, &engine->l1);
 	if (err != 0)
 		kvh_arena_close(engine->arena, false);
@@ -450,6 +451,9 @@ int kvh_status_get(struct kvh_engine *engine, struct kvh_status *st)
 		.policy_wrong = kvh_counted(&m->policy_wrong),
 		.deferred_outgrown = kvh_counted(&m->deferred_outgrown),
 		.deferred_lost = kvh_counted(&m->deferred_lost),
+		.evicted_quota = l1.evicted_quota,
+		.leases_expired = l1.leases_expired,
+		.l1_demoting = l1.demoting,
 	};
 	return 0;
 }

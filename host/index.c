@@ -117,7 +117,7 @@ static inline uint32_t table_find(const struct kvh_index_table *table,
 			const struct kvh_index_rec *rec = &recs[n];
 
 			if (rec->hash[0] == hash[0] && rec->hash[1] == hash[1] &&
-			    rec->family == family)
+			    kvh_index_family(rec) == family)
 				return n;
 		}
 		if (fps[PLACES] == 0)

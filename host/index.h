@@ -28,14 +28,22 @@ extern "C" {
 #define KVH_INDEX_NONE  UINT32_MAX
 #define KVH_INDEX_LANES 16u /* of a bucket, the last one for its count */
 
-/* Half a cache line. The index looks at hash and family; word and page are the
- * records' owner's. */
+#define KVH_INDEX_FAMILY_BITS 18u
+#define KVH_INDEX_FAMILY      ((1u << KVH_INDEX_FAMILY_BITS) - 1)
+
+/* Half a cache line. The index looks at hash and family; word, page and the upper
+ * bits of family, which change at any time, are the records' owner's. */
 struct kvh_index_rec {
 	uint64_t word;
 	uint64_t hash[2]; /* struct kvh_hash */
 	uint32_t family;  /* stands for space, rank and group */
 	uint32_t page;
 };
+
+static inline uint32_t kvh_index_family(const struct kvh_index_rec *rec)
+{
+	return __atomic_load_n(&rec->family, __ATOMIC_RELAXED) & KVH_INDEX_FAMILY;
+}
 
 /*
  *   used == fingerprints that are not 0
@@ -78,7 +86,7 @@ static inline uint64_t kvh_index_place(uint64_t spread, uint32_t family)
 
 static inline uint64_t kvh_index_rec_place(const struct kvh_index_rec *rec)
 {
-	return kvh_index_place(kvh_index_spread(rec->hash), rec->family);
+	return kvh_index_place(kvh_index_spread(rec->hash), kvh_index_family(rec));
 }
 
 /* Of the first table, 1 or more. Shards fill alike: where they start with sizes

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * l1.c - L1's interface: making, publishing, finding and dropping frames. Any
- * thread. l1_lease.c has leases and holds, l1_evict.c eviction, l1_frame.c the
+ * l1.c - L1's interface: publishing, finding and dropping frames. Any thread.
+ * l1_reserve.c makes them, l1_lease.c has leases and holds, l1_evict.c eviction, l1_frame.c the
  * states. Never touches the memory of a frame.
  */
 #include "host/l1_batch.h"
@@ -37,23 +37,25 @@ static void unmap_table(void *at, uint64_t n, size_t size)
 static void tables_close(struct kvh_l1 *l1)
 {
 	unmap_table(l1->recs, l1->pool.max, sizeof(*l1->recs));
-	unmap_table(l1->links, l1->pool.max, sizeof(*l1->links));
+	unmap_table(l1->parents, l1->pool.max, sizeof(*l1->parents));
+	kvh_order_items_close(&l1->items);
 	unmap_table(l1->owners, l1->n_pages, sizeof(*l1->owners));
 }
 
 static int tables_open(struct kvh_l1 *l1)
 {
 	l1->recs = map_table(l1->pool.max, sizeof(*l1->recs));
-	l1->links = map_table(l1->pool.max, sizeof(*l1->links));
+	l1->parents = map_table(l1->pool.max, sizeof(*l1->parents));
 	l1->owners = map_table(l1->n_pages, sizeof(*l1->owners));
-	if (l1->recs == NULL || l1->links == NULL || l1->owners == NULL) {
+	if (l1->recs == NULL || l1->parents == NULL || l1->owners == NULL ||
+	    kvh_order_items_open(&l1->items, l1->pool.max) != 0) {
 		kvh_err("L1: no addresses for the records of %" PRIu64 " pages", l1->n_pages);
 		tables_close(l1);
 		return -ENOMEM;
 	}
 	/* Records are looked at in no order: fewer TLB entries for them. */
 	(void)madvise(l1->recs, l1->pool.max * sizeof(*l1->recs), MADV_HUGEPAGE);
-	(void)madvise(l1->links, l1->pool.max * sizeof(*l1->links), MADV_HUGEPAGE);
+	(void)madvise(l1->parents, l1->pool.max * sizeof(*l1->parents), MADV_HUGEPAGE);
 	return 0;
 }
 
@@ -79,7 +81,6 @@ static int shards_open(struct kvh_l1 *l1)
 		pthread_mutex_init(&shard->lock, &attr);
 		kvh_index_open(&shard->index, l1->recs,
 			       FIRST_BUCKETS + FIRST_BUCKETS / 2 * i / l1->n_shards);
-		shard->newest = shard->oldest = KVH_REC_NONE;
 		shard->unused = KVH_REC_NONE;
 	}
 	pthread_mutexattr_destroy(&attr);
@@ -95,9 +96,15 @@ static int parts_open(struct kvh_l1 *l1)
 	rc = shards_open(l1);
 	if (rc != 0)
 		goto err_tables;
-	rc = kvh_families_open(&l1->families);
+	rc = kvh_l1_lanes_open(l1);
 	if (rc != 0)
 		goto err_shards;
+	rc = kvh_spaces_open(&l1->spaces);
+	if (rc != 0)
+		goto err_lanes;
+	rc = kvh_families_open(&l1->families);
+	if (rc != 0)
+		goto err_spaces;
 	rc = kvh_clients_open(&l1->clients);
 	if (rc != 0)
 		goto err_families;
@@ -107,6 +114,10 @@ static int parts_open(struct kvh_l1 *l1)
 
 err_families:
 	kvh_families_close(&l1->families);
+err_spaces:
+	kvh_spaces_close(&l1->spaces);
+err_lanes:
+	kvh_l1_lanes_close(l1);
 err_shards:
 	free(l1->shards);
 	free(l1->oldest);
@@ -119,6 +130,7 @@ int kvh_l1_open(const struct kvh_l1_opts *opts, struct kvh_l1 **l1_p)
 {
 	uint32_t n_shards = opts->n_shards != 0 ? opts->n_shards : SHARDS_DEFAULT;
 	const struct kvh_arena_piece *pieces;
+	const struct kvh_order_ops *policy;
 	struct kvh_arena_stats stats;
 	struct kvh_l1 *l1;
 	uint64_t span;
@@ -129,12 +141,21 @@ int kvh_l1_open(const struct kvh_l1_opts *opts, struct kvh_l1 **l1_p)
 			KVH_SHARDS_MAX);
 		return -EINVAL;
 	}
+	policy = kvh_order_find(opts->eviction);
+	if (policy == NULL) {
+		kvh_err("L1: there is no eviction policy '%s'; there are %s", opts->eviction,
+			kvh_order_names());
+		return -EINVAL;
+	}
 	l1 = aligned_alloc(_Alignof(struct kvh_l1), sizeof(*l1));
 	if (l1 == NULL)
 		return -ENOMEM;
 	memset(l1, 0, sizeof(*l1));
 	kvh_arena_stats(opts->arena, &stats);
 	(void)kvh_arena_pieces(opts->arena, &pieces);
+	l1->policy = policy;
+	l1->demote = opts->demote;
+	l1->demote_arg = opts->demote_arg;
 	l1->arena = opts->arena;
 	l1->base = kvh_arena_base(opts->arena, &span);
 	l1->n_pages = span / KVH_FRAME_ALIGN;
@@ -178,161 +199,14 @@ void kvh_l1_close(struct kvh_l1 *l1)
 	}
 	kvh_clients_close(l1->clients);
 	kvh_families_close(&l1->families);
+	kvh_spaces_close(&l1->spaces);
+	kvh_l1_lanes_close(l1);
 	pthread_mutex_destroy(&l1->pool.lock);
 	pthread_mutex_destroy(&l1->watcher.lock);
 	free(l1->shards);
 	free(l1->oldest);
 	tables_close(l1);
 	free(l1);
-}
-
-/* ---- reserve ------------------------------------------------------------ */
-
-/* ABSENT -> FILLING, without memory yet. 0, -EEXIST, -EINPROGRESS, -ENOMEM. */
-static int reserve_key(struct kvh_l1 *l1, struct kvh_l1_shard *shard,
-		       const struct kvh_batch *batch, uint32_t i, const struct kvh_key *key,
-		       uint32_t *rec_p)
-{
-	uint32_t rec = kvh_batch_find(batch, shard, i, key);
-	struct kvh_index_rec *r;
-	uint64_t hash[2], word;
-
-	if (rec != KVH_REC_NONE)
-		return kvh_word_state(kvh_word_load(&l1->recs[rec])) == KVH_FRAME_READY
-			       ? -EEXIST
-			       : -EINPROGRESS;
-	if (batch->family[i] == KVH_FAMILY_NONE)
-		return -ENOMEM;
-	rec = kvh_l1_rec_new(l1, shard);
-	if (rec == KVH_REC_NONE)
-		return -ENOMEM;
-	r = &l1->recs[rec];
-	memcpy(hash, key->hash.bytes, sizeof(hash));
-	__atomic_store_n(&r->hash[0], hash[0], __ATOMIC_RELAXED);
-	__atomic_store_n(&r->hash[1], hash[1], __ATOMIC_RELAXED);
-	r->family = batch->family[i];
-	r->page = KVH_PAGE_UNSET;
-	if (kvh_index_insert(&shard->index, batch->place[i], rec) != 0) {
-		kvh_l1_rec_unused(l1, shard, rec);
-		return -ENOMEM;
-	}
-	word = kvh_word_load(r);
-	(void)kvh_l1_move(r, &word, KVH_FRAME_FILLING, 1);
-	kvh_l1_count(&shard->frames, 1);
-	*rec_p = rec;
-	return 0;
-}
-
-/* The items of some shards, which are locked. The first of a batch is made the
- * newest, the others follow it: of a prompt, the tail is evicted first. */
-static void reserve_window(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t at,
-			   uint32_t end, uint32_t stamp, struct kvh_l1_reserve *items)
-{
-	const struct kvh_l1_shard *last = NULL;
-	uint32_t after = KVH_REC_NONE;
-
-	for (; at < end; at++) {
-		struct kvh_l1_shard *shard = kvh_batch_shard(l1, batch, at);
-		uint32_t i = batch->order[at], rec;
-		struct kvh_l1_reserve *item = &items[i];
-
-		after = shard == last ? after : KVH_REC_NONE;
-		last = shard;
-		if (item->status != 0)
-			continue;
-		item->status = reserve_key(l1, shard, batch, i, &item->key, &rec);
-		if (item->status != 0)
-			continue;
-		item->frame = kvh_l1_value(rec, kvh_word_load(&l1->recs[rec]));
-		kvh_l1_link(l1, shard, rec, after, stamp + batch->n - 1 - i);
-		after = rec;
-	}
-}
-
-/* The next items that are reserved and have the size of the first of them. */
-static uint32_t next_of_size(const struct kvh_l1_reserve *items, uint32_t n, uint32_t *at,
-			     uint16_t *run, uint64_t *bytes_p)
-{
-	uint32_t len = 0;
-
-	for (; *at < n; ++*at) {
-		uint64_t bytes = kvh_frame_bytes(items[*at].payload_bytes);
-
-		if (items[*at].status != 0)
-			continue;
-		if (len > 0 && bytes != *bytes_p)
-			break;
-		*bytes_p = bytes;
-		run[len++] = (uint16_t)*at;
-	}
-	return len;
-}
-
-static void give_memory(struct kvh_l1 *l1, struct kvh_l1_reserve *items, uint32_t n)
-{
-	void *memory[KVH_BATCH_MAX];
-	uint16_t run[KVH_BATCH_MAX];
-	uint64_t bytes = 0;
-	uint32_t at = 0, len;
-
-	while ((len = next_of_size(items, n, &at, run, &bytes)) > 0) {
-		uint32_t got = kvh_l1_alloc(l1, bytes, len, memory);
-
-		for (uint32_t i = 0; i < got; i++) {
-			uint32_t rec = kvh_l1_rec(l1, items[run[i]].frame);
-			uint32_t page = kvh_l1_page(l1, memory[i]);
-
-			l1->recs[rec].page = page;
-			__atomic_store_n(&l1->owners[page], rec + 1, __ATOMIC_RELEASE);
-		}
-		for (uint32_t i = got; i < len; i++) {
-			kvh_l1_abort(l1, items[run[i]].frame);
-			items[run[i]].frame = 0;
-			items[run[i]].status = -ENOMEM;
-		}
-	}
-}
-
-static void check_size(const struct kvh_l1 *l1, struct kvh_l1_reserve *item)
-{
-	item->frame = 0;
-	item->status = 0;
-	if (item->payload_bytes <= l1->frame_max &&
-	    kvh_frame_bytes(item->payload_bytes) <= l1->frame_max)
-		return;
-	kvh_err("a chunk of %" PRIu64 " bytes is larger than an L1 piece, %" PRIu64,
-		item->payload_bytes, l1->frame_max);
-	item->status = -EINVAL;
-}
-
-static uint32_t reserve_part(struct kvh_l1 *l1, struct kvh_l1_reserve *items, uint32_t n)
-{
-	struct kvh_batch batch;
-	uint32_t stamp = kvh_l1_tick(l1, n);
-	uint32_t made = 0;
-
-	for (uint32_t i = 0; i < n; i++)
-		check_size(l1, &items[i]);
-	kvh_batch_fill(&batch, l1, &items[0].key, sizeof(items[0]), n, true);
-	for (uint32_t at = 0, end; at < n; at = end) {
-		end = kvh_batch_lock(l1, &batch, at);
-		reserve_window(l1, &batch, at, end, stamp, items);
-		kvh_batch_unlock(l1, &batch, at, end);
-	}
-	give_memory(l1, items, n);
-	for (uint32_t i = 0; i < n; i++)
-		made += items[i].status == 0;
-	return made;
-}
-
-uint32_t kvh_l1_reserve(struct kvh_l1 *l1, struct kvh_l1_reserve *items, uint32_t n)
-{
-	uint32_t made = 0;
-
-	for (uint32_t at = 0; at < n; at += KVH_BATCH_MAX)
-		made += reserve_part(l1, items + at,
-				     n - at < KVH_BATCH_MAX ? n - at : KVH_BATCH_MAX);
-	return made;
 }
 
 /* ---- one frame ---------------------------------------------------------- */
@@ -380,8 +254,8 @@ int kvh_l1_publish(struct kvh_l1 *l1, kvh_frame frame, uint32_t holds)
 	} while (!kvh_l1_move(&l1->recs[rec], &word, KVH_FRAME_READY, holds));
 	if (holds > 0)
 		__atomic_fetch_add(&kvh_l1_shard_of(l1, rec)->holds, holds, __ATOMIC_RELAXED);
-	else if ((word & KVH_WORD_PARK) != 0)
-		kvh_l1_unpark(l1, rec, kvh_word_generation(word));
+	else
+		kvh_l1_published(l1, rec, word);
 	if ((word & KVH_WORD_WATCH) != 0)
 		kvh_l1_tell(l1, &key);
 	return 0;
@@ -406,7 +280,7 @@ void kvh_l1_abort(struct kvh_l1 *l1, kvh_frame frame)
 	(void)kvh_l1_move(r, &word, KVH_FRAME_ABSENT, 0);
 	tell_rec(l1, rec, word);
 	kvh_l1_give(l1, shard, rec);
-	pthread_mutex_unlock(&shard->lock);
+	kvh_l1_unlock(l1, shard);
 }
 
 void *kvh_l1_data(const struct kvh_l1 *l1, kvh_frame frame)
@@ -428,7 +302,7 @@ uint64_t kvh_l1_frame_bytes(const struct kvh_l1 *l1, kvh_frame frame)
 void kvh_l1_rec_key(const struct kvh_l1 *l1, uint32_t rec, struct kvh_key *key)
 {
 	const struct kvh_index_rec *r = &l1->recs[rec];
-	const struct kvh_family *family = &l1->families.family[r->family];
+	const struct kvh_family *family = &l1->families.family[kvh_index_family(r)];
 
 	memcpy(key->hash.bytes, r->hash, sizeof(key->hash.bytes));
 	key->space = family->space;
@@ -442,7 +316,7 @@ void kvh_l1_key(const struct kvh_l1 *l1, kvh_frame frame, struct kvh_key *key)
 }
 
 /* Out of the index: ABSENT, or DOOMED while somebody holds it. */
-static void erase_rec(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec)
+void kvh_l1_erase_rec(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec)
 {
 	struct kvh_index_rec *r = &l1->recs[rec];
 	uint64_t word = kvh_word_load(r);
@@ -473,8 +347,8 @@ int kvh_l1_erase(struct kvh_l1 *l1, const struct kvh_key *key)
 	pthread_mutex_lock(&shard->lock);
 	rec = kvh_batch_find(&batch, shard, 0, key);
 	if (rec != KVH_REC_NONE)
-		erase_rec(l1, shard, rec);
-	pthread_mutex_unlock(&shard->lock);
+		kvh_l1_erase_rec(l1, shard, rec);
+	kvh_l1_unlock(l1, shard);
 	return rec != KVH_REC_NONE ? 0 : -ENOENT;
 }
 
@@ -491,8 +365,8 @@ void kvh_l1_doom(struct kvh_l1 *l1, kvh_frame frame)
 
 	pthread_mutex_lock(&shard->lock);
 	if (is_found(kvh_word_load(&l1->recs[rec])))
-		erase_rec(l1, shard, rec);
-	pthread_mutex_unlock(&shard->lock);
+		kvh_l1_erase_rec(l1, shard, rec);
+	kvh_l1_unlock(l1, shard);
 }
 
 static bool is_writers(uint64_t word)
@@ -524,7 +398,7 @@ void kvh_l1_quarantine(struct kvh_l1 *l1, kvh_frame frame)
 	}
 	if (!is_writers(word))
 		__atomic_fetch_sub(&shard->holds, 1, __ATOMIC_RELAXED);
-	pthread_mutex_unlock(&shard->lock);
+	kvh_l1_unlock(l1, shard);
 }
 
 /* ---- find, stats -------------------------------------------------------- */
@@ -571,6 +445,10 @@ void kvh_l1_stats(struct kvh_l1 *l1, struct kvh_l1_stats *stats)
 		.evicted_alloc = __atomic_load_n(&l1->evicted_alloc, __ATOMIC_RELAXED),
 		.evicted_background = __atomic_load_n(&l1->evicted_background,
 						      __ATOMIC_RELAXED),
+		.evicted_quota = __atomic_load_n(&l1->evicted_quota, __ATOMIC_RELAXED),
+		.leases_expired = __atomic_load_n(&l1->expired, __ATOMIC_RELAXED),
+		.demoting = __atomic_load_n(&l1->n_line, __ATOMIC_RELAXED) +
+			    __atomic_load_n(&l1->n_demoting, __ATOMIC_RELAXED),
 	};
 	for (uint32_t i = 0; i < l1->n_shards; i++) {
 		const struct kvh_l1_shard *shard = &l1->shards[i];

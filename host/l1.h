@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * l1.h - chunks in pinned memory: a sharded index from key to frame, the
- * frames' states, the leases of clients, LRU eviction.
+ * frames' states, the leases of clients, eviction, and what each space may have.
  *
  *    ABSENT --reserve--> FILLING --publish--> READY --evict, erase--> ABSENT
  *                         |    \                 \ (nobody holds it)
@@ -17,15 +17,20 @@
  * A FILLING frame belongs to its writer alone. DOOMED frames cannot be found,
  * and their key can be reserved again at once.
  *
+ * A temporary frame is gone with its last lease or hold. A dirty frame (not in
+ * L2 yet) is not evicted but handed over first: kvh_l1_demote_take.
+ *
  * Any thread. A shard (by token hash, so that ranks and groups of a chunk sit
- * together) has its lock, its part of the index and its part of the LRU list.
- * Nothing here waits, but for those locks.
+ * together) has its lock, its part of the index, and for each space an eviction
+ * order (order.h). Nothing here waits, but for those locks.
  */
 #ifndef KVH_HOST_L1_H
 #define KVH_HOST_L1_H
 
 #include "host/arena.h"
 #include "kvhoist.h"
+
+#include <stdbool.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -39,6 +44,18 @@ typedef uint64_t kvh_frame;
 struct kvh_l1_opts {
 	struct kvh_arena *arena; /* not owned */
 	uint32_t n_shards;       /* a power of two, 1..1024; 0: 64 */
+	const char *eviction;    /* a policy of order.h; NULL: "lru" */
+	/* Called when eviction has met dirty frames: kvh_l1_demote_take has some. On the
+	 * evicting thread, under no lock of L1's; it must not wait. NULL: nobody. */
+	void (*demote)(void *arg);
+	void *demote_arg;
+};
+
+/* Of one space; 0: no limit. */
+struct kvh_l1_limits {
+	uint64_t soft_bytes; /* what is above goes first when memory is short */
+	uint64_t hard_bytes; /* never exceeded: its own frames are evicted before */
+	bool pinned;         /* not evicted for others; needs hard_bytes */
 };
 
 struct kvh_l1_stats {
@@ -48,6 +65,9 @@ struct kvh_l1_stats {
 	uint64_t holds;
 	uint64_t used_bytes; /* of frames of any state: the arena's */
 	uint64_t evicted_alloc, evicted_background;
+	uint64_t evicted_quota;  /* for the hard limit of their space */
+	uint64_t leases_expired; /* ended by their deadline */
+	uint64_t demoting;       /* dirty frames in line for L2, or on their way */
 };
 
 int kvh_l1_open(const struct kvh_l1_opts *opts, struct kvh_l1 **l1_p);
@@ -59,13 +79,20 @@ struct kvh_l1_reserve {
 	struct kvh_key key;
 	struct kvh_hash parent;
 	uint64_t payload_bytes;
+	uint32_t flags;  /* KVH_L1_* */
 	kvh_frame frame; /* out, with status 0 */
-	int32_t status;  /* out: 0; -EEXIST READY; -EINPROGRESS FILLING, also earlier in this
-			  * batch; -ENOMEM also after eviction; -EINVAL larger than a piece */
+	/* out: 0; -EEXIST READY; -EINPROGRESS FILLING, also earlier in this batch;
+	 * -EINVAL larger than a piece; and, also after eviction, -ENOMEM; -EDQUOT: the
+	 * space is at its hard limit and its own frames cannot go; -EAGAIN: frames have
+	 * to go to L2 first, which is on its way */
+	int32_t status;
 };
+#define KVH_L1_TEMPORARY 1u
+
 /* Makes FILLING frames, side by side where possible; evicts at once, on this
- * thread, READY frames that nobody holds, least recently used first, where
- * memory is short. Returns how many were reserved. */
+ * thread, READY frames that nobody holds where memory is short. `parent` (zero:
+ * none) is a hint: a frame is evicted before its parent. Returns how many were
+ * reserved. */
 uint32_t kvh_l1_reserve(struct kvh_l1 *l1, struct kvh_l1_reserve *items, uint32_t n);
 
 /* FILLING -> READY, findable, with `holds` (0 or more) engine holds on it. The
@@ -102,16 +129,41 @@ void kvh_l1_client_close(struct kvh_l1 *l1, uint32_t client);
 
 /* Leases READY frames, and marks them used. status[i]: 0, -ENOENT absent,
  * -EINPROGRESS FILLING, -ENOMEM, -ESTALE no such client. Returns how many. */
-uint32_t kvh_l1_lease(struct kvh_l1 *l1, uint32_t client, const struct kvh_key *keys,
-		      uint32_t n, kvh_lease_t *leases, int32_t *status);
+uint32_t kvh_l1_lease_until(struct kvh_l1 *l1, uint32_t client, const struct kvh_key *keys,
+			    uint32_t n, uint64_t deadline_ns, kvh_lease_t *leases,
+			    int32_t *status);
 /* A lease on a frame that the caller holds. 0, -ENOMEM, or -ESTALE: no such client. */
-int kvh_l1_lease_held(struct kvh_l1 *l1, uint32_t client, kvh_frame frame,
-		      kvh_lease_t *lease_p);
+int kvh_l1_lease_held_until(struct kvh_l1 *l1, uint32_t client, kvh_frame frame,
+			    uint64_t deadline_ns, kvh_lease_t *lease_p);
+/* With deadline_ns 0: without a deadline. */
+static inline uint32_t kvh_l1_lease(struct kvh_l1 *l1, uint32_t client,
+				    const struct kvh_key *keys, uint32_t n, kvh_lease_t *leases,
+				    int32_t *status)
+{
+	return kvh_l1_lease_until(l1, client, keys, n, 0, leases, status);
+}
+static inline int kvh_l1_lease_held(struct kvh_l1 *l1, uint32_t client, kvh_frame frame,
+				    kvh_lease_t *lease_p)
+{
+	return kvh_l1_lease_held_until(l1, client, frame, 0, lease_p);
+}
+/* Gives back the leases whose deadline has passed, but for those that a transfer
+ * uses. Returns when to call again; for once in many milliseconds. */
+uint64_t kvh_l1_expire(struct kvh_l1 *l1, uint64_t now_ns);
+/* Whether any lease has a deadline. */
+bool kvh_l1_timed(const struct kvh_l1 *l1);
 /* 0, or -ESTALE: not held (any more); nothing was touched. */
 int kvh_l1_release(struct kvh_l1 *l1, kvh_lease_t lease);
 
-/* Engine holds. By a lease: -ESTALE if that is not held. */
+/* Marks READY frames used, and temporary ones to be kept. status[i] as for
+ * leases. Returns how many. */
+uint32_t kvh_l1_touch(struct kvh_l1 *l1, const struct kvh_key *keys, uint32_t n,
+		      int32_t *status);
+
+/* Engine holds. By a lease: -ESTALE if that is not held; until it is given back by
+ * unhold_lease, the lease does not expire. */
 int kvh_l1_hold_lease(struct kvh_l1 *l1, kvh_lease_t lease, kvh_frame *frame_p);
+void kvh_l1_unhold_lease(struct kvh_l1 *l1, kvh_lease_t lease, kvh_frame frame);
 int kvh_l1_hold_key(struct kvh_l1 *l1, const struct kvh_key *key,
 		    kvh_frame *frame_p); /* -ENOENT */
 void kvh_l1_unhold(struct kvh_l1 *l1, kvh_frame frame);
@@ -119,12 +171,53 @@ void kvh_l1_unhold(struct kvh_l1 *l1, kvh_frame frame);
 /* Not findable from now on; freed at once, or with the last hold or lease.
  * -ENOENT absent. FILLING frames too: their publish will be told. */
 int kvh_l1_erase(struct kvh_l1 *l1, const struct kvh_key *key);
+/* The same for all frames of a space that were there when it was called. Returns
+ * how many. */
+uint64_t kvh_l1_erase_space(struct kvh_l1 *l1, kvh_space_t space);
 /* The same for one frame that the caller holds (policy, corruption), or fills and
  * still has to abort; a no-op if it is doomed already. */
 void kvh_l1_doom(struct kvh_l1 *l1, kvh_frame frame);
 /* A FILLING or held frame whose memory a hanging transfer may still touch:
  * made unfindable; its memory is never reused. Ends the caller's claim. */
 void kvh_l1_quarantine(struct kvh_l1 *l1, kvh_frame frame);
+
+/* ---- write-back ---------------------------------------------------------- */
+
+/* By the writer before it publishes, or a holder: not in L2 yet, and in it now. */
+void kvh_l1_set_dirty(struct kvh_l1 *l1, kvh_frame frame);
+void kvh_l1_set_clean(struct kvh_l1 *l1, kvh_frame frame);
+bool kvh_l1_is_dirty(const struct kvh_l1 *l1, kvh_frame frame);
+/* Dirty frames that eviction has met, oldest first, with an engine hold on each:
+ * each has to be given to kvh_l1_demoted. Returns how many. */
+uint32_t kvh_l1_demote_take(struct kvh_l1 *l1, kvh_frame *frames, uint32_t max);
+/* Ends that hold. `done`: it is in L2 now, and evicted if nobody else holds it;
+ * else it stays dirty, and in line again when eviction meets it. */
+void kvh_l1_demoted(struct kvh_l1 *l1, kvh_frame frame, bool done);
+/* Any dirty frame, for a flush: walks the records from *cursor, 0 at first; the
+ * frame has an engine hold. False: no more. */
+bool kvh_l1_next_dirty(struct kvh_l1 *l1, uint32_t *cursor, kvh_frame *frame_p);
+
+/* ---- eviction, spaces ---------------------------------------------------- */
+
+/* Another policy, from now on: what is there is listed again in the order that it
+ * has. -EINVAL: unknown, and the old one stays. All shards wait meanwhile. */
+int kvh_l1_eviction_set(struct kvh_l1 *l1, const char *name);
+
+/* Also of a space that has nothing yet. What is above a new hard limit is evicted
+ * at once, as far as it can go.
+ * -EINVAL  above L1's bytes; soft above hard; pinned without hard, or all pinned
+ *          together above L1's bytes: the old limits stay
+ * -ENOSPC  too many spaces before it */
+int kvh_l1_limits_set(struct kvh_l1 *l1, kvh_space_t space, const struct kvh_l1_limits *limits);
+
+struct kvh_l1_space_stats {
+	uint64_t used_bytes; /* of its frames in any state */
+	uint64_t evicted;    /* frames */
+	struct kvh_l1_limits limits;
+};
+/* -ENOENT: L1 never had a frame of it. */
+int kvh_l1_space_stats(const struct kvh_l1 *l1, kvh_space_t space,
+		       struct kvh_l1_space_stats *stats);
 
 /* Evicts READY frames nobody holds, oldest first over all shards (approximately),
  * until used_bytes <= target. Returns the bytes freed. */

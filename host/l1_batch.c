@@ -53,7 +53,7 @@ void kvh_batch_fill(struct kvh_batch *batch, struct kvh_l1 *l1, const struct kvh
 		uint64_t hash[2], spread;
 
 		if (last == NULL || !same_family(key, last))
-			family = add ? kvh_family_add(&l1->families, key)
+			family = add ? kvh_family_add(&l1->families, &l1->spaces, key)
 				     : kvh_family_find(&l1->families, key);
 		last = key;
 		memcpy(hash, key->hash.bytes, sizeof(hash));

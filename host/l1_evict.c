@@ -1,55 +1,279 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * l1_evict.c - eviction, and memory for frames at its price. Any thread, under
- * no lock of L1's. Least recently used first: exactly within a shard, over all
- * shards to a 16th of the oldest frame's age.
+ * l1_evict.c - who is evicted next. Any thread, under no lock of L1's.
  *
- * Memory of one size is of no use to another until a slab is empty. So when
- * evicting the oldest frames did not help, the neighbours of a victim go with
- * it, as many as make room for the size that is wanted; and when these are
- * held, the whole arena is looked through for such a place. Only when there is
- * none is memory refused.
+ *   1. of spaces above their soft limit, what is above it
+ *   2. of all that are not pinned, the oldest: in each lane as its order says,
+ *      over lanes and shards by the age of the next, to a 16th of it
+ *   3. frames with children, that 2. would not take
+ *
+ * With a victim go the other ranks and groups of its chunk: they are of no use
+ * without it. Then its parents are next, up the prefix, as far as they are old and
+ * have no other children. What is held, dirty or has children that stay is set
+ * aside when it is met.
  */
 #include "host/l1_impl.h"
 
 #include <errno.h>
 
-#define AGE_PART    16u /* what is nearly as old as the oldest goes, too */
-#define LOCKED_MAX  32u /* victims under one locking of a shard */
-#define TRIES_MAX   16u /* oldest frames that may go without making room */
-#define SWEEPS_MAX  64u /* places that others may take before us */
-#define LIST_FRAMES 256u
-#define AHEAD_MAX   (1u << 24)
+#define AGE_PART   16u /* what is nearly as old as the oldest goes, too */
+#define LOCKED_MAX 32u /* frames that are met under one locking of a shard */
+#define AHEAD_MAX  (1u << 24)
+#define CHAIN_MAX  32u /* parents that are looked ahead for */
 
-struct victims {
-	uint32_t n;
-	uint64_t bytes;
-	const void *last; /* where the last one was */
+struct hunt {
+	uint32_t lane;
+	uint32_t want;
+	uint64_t want_bytes;
+	struct kvh_victims gone;
+	struct kvh_l1_evicted of_space; /* a part of them */
+	bool queued; /* dirty frames were met: there is something to demote */
+	/* Of frames that are gone, from the last locking: may be next. */
+	uint32_t parents[LOCKED_MAX];
+	uint32_t n_parents;
 };
 
-/* ---- the oldest --------------------------------------------------------- */
+static bool is_done(const struct hunt *hunt)
+{
+	return hunt->gone.n >= hunt->want || hunt->gone.bytes >= hunt->want_bytes;
+}
+
+/* ---- one frame, under its shard's lock ---------------------------------- */
+
+static bool evict_one(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec,
+		      struct hunt *hunt)
+{
+	uint64_t bytes;
+
+	if (shard->n_orphans == KVH_ORPHANS_MAX)
+		return false;
+	bytes = kvh_l1_evict_rec(l1, shard, rec, 0, &hunt->of_space);
+	if (bytes == 0)
+		return false;
+	hunt->gone.n++;
+	hunt->gone.bytes += bytes;
+	hunt->gone.last = hunt->of_space.last;
+	return true;
+}
+
+/* The other ranks and groups of a chunk that is gone, as far as nobody holds
+ * them, needs them or has to store them: those follow in their own turn. */
+static void evict_siblings(struct kvh_l1 *l1, struct kvh_l1_shard *shard,
+			   const uint64_t hash[2], uint32_t family, struct hunt *hunt)
+{
+	const struct kvh_l1_space *space =
+		&l1->spaces.space[l1->families.family[family].space_number];
+	uint64_t spread = kvh_index_spread(hash);
+	uint32_t f = __atomic_load_n(&space->families, __ATOMIC_ACQUIRE);
+
+	for (; f != KVH_FAMILY_NONE; f = l1->families.family[f].next) {
+		uint32_t rec;
+
+		if (f == family)
+			continue;
+		rec = kvh_index_find(&shard->index, kvh_index_place(spread, f), hash, f);
+		if (rec != KVH_REC_NONE && kvh_l1_children(l1, rec) == 0)
+			(void)evict_one(l1, shard, rec, hunt);
+	}
+}
+
+static void evict_chunk(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec,
+			struct hunt *hunt)
+{
+	const struct kvh_index_rec *r = &l1->recs[rec];
+	const uint64_t hash[2] = {r->hash[0], r->hash[1]};
+	uint32_t family = kvh_l1_family_of(l1, rec);
+	uint32_t parent = kvh_l1_parent(l1, rec);
+
+	if (!evict_one(l1, shard, rec, hunt))
+		return;
+	evict_siblings(l1, shard, hash, family, hunt);
+	if (parent != KVH_REC_NONE && hunt->n_parents < LOCKED_MAX)
+		hunt->parents[hunt->n_parents++] = parent;
+}
+
+/* A frame whose turn it is, according to its order. False: it has children, and
+ * was left where it is. */
+static bool meet(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec, struct hunt *hunt)
+{
+	uint64_t word = kvh_word_load(&l1->recs[rec]);
+
+	if (kvh_word_state(word) == KVH_FRAME_ABSENT)
+		return true; /* it went with another of its chunk */
+	if (kvh_word_count(word) > 0 && kvh_l1_set_aside(l1, shard, rec, KVH_PLACE_PARKED))
+		return true;
+	if ((word & KVH_WORD_DIRTY) != 0) {
+		(void)kvh_l1_set_aside(l1, shard, rec, KVH_PLACE_LINE);
+		hunt->queued = true;
+		return true;
+	}
+	if (kvh_l1_children(l1, rec) > 0)
+		return false;
+	evict_chunk(l1, shard, rec, hunt);
+	return true;
+}
+
+static void set_kin(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec)
+{
+	(void)kvh_l1_set_aside(l1, shard, rec, KVH_PLACE_KIN);
+	/* The last child may have gone before it could see that. */
+	if (kvh_l1_children(l1, rec) == 0)
+		kvh_l1_relist(l1, shard, rec, false);
+}
+
+/* ---- one lane of one shard ---------------------------------------------- */
 
 /* In uses of L1, modulo 2^32: frames of several shards that are older still are
  * taken in any order. Others' stamps can be a little ahead of `now`. */
-static uint32_t age_of(uint32_t now, uint32_t stamp)
+static uint32_t age_of(uint32_t now, uint64_t stamp)
 {
-	uint32_t age = now - stamp;
+	uint32_t age = now - (uint32_t)stamp;
 
 	return age <= UINT32_MAX - AHEAD_MAX ? age : 0;
 }
 
+/* The next victims of the age or older, up to n. What evicting them will miss in
+ * the cache is asked for, for all of them at once. */
+static uint32_t list_victims(struct kvh_l1 *l1, struct kvh_l1_shard *shard,
+			     struct kvh_l1_lane *lane, uint32_t now, uint32_t age,
+			     uint32_t *recs, uint32_t n)
+{
+	uint32_t all = kvh_order_victims(&lane->order, recs, n);
+	uint32_t len = 0;
+
+	while (len < all && age_of(now, l1->items.links[recs[len]].stamp) >= age)
+		__builtin_prefetch(&l1->recs[recs[len++]], 1);
+	for (uint32_t i = 0; i < len; i++)
+		kvh_index_prefetch(&shard->index, kvh_l1_identity(l1, recs[i]));
+	return len;
+}
+
+static void hunt_slot(struct kvh_l1 *l1, struct kvh_l1_shard *shard, struct kvh_l1_slot *slot,
+		      uint32_t now, uint32_t age, struct hunt *hunt)
+{
+	uint32_t recs[LOCKED_MAX], n = hunt->want - hunt->gone.n, kept = 0;
+
+	n = list_victims(l1, shard, slot->lane, now, age, recs,
+			 n < LOCKED_MAX ? n : LOCKED_MAX);
+	for (uint32_t i = 0; i < n && !is_done(hunt); i++)
+		if (!meet(l1, shard, recs[i], hunt))
+			recs[kept++] = recs[i];
+	/* Their children may be next, and then they are; else they are in the way. */
+	for (uint32_t i = 0; i < kept && kept == n; i++)
+		set_kin(l1, shard, recs[i]);
+	kvh_l1_show_slot(slot); /* also where nothing went: it was not as old as it seemed */
+}
+
+/* ---- up a prefix -------------------------------------------------------- */
+
+static bool is_hunted(const struct kvh_l1 *l1, uint32_t lane, const struct hunt *hunt)
+{
+	return hunt->lane == KVH_LANE_ANY ? !kvh_lane_is_pinned(&l1->spaces, lane)
+					  : hunt->lane == lane;
+}
+
+/* Whatever frame the record has by now: it is a victim if it is as old as one. */
+static bool hunt_parent(struct kvh_l1 *l1, uint32_t rec, uint32_t now, uint32_t age,
+			struct hunt *hunt)
+{
+	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
+	uint32_t before = hunt->gone.n, n_parents = hunt->n_parents;
+	uint64_t word;
+
+	pthread_mutex_lock(&shard->lock);
+	word = kvh_word_load(&l1->recs[rec]);
+	if (kvh_l1_shard_of(l1, rec) == shard && kvh_word_state(word) == KVH_FRAME_READY &&
+	    kvh_word_place(word) == KVH_PLACE_LISTED && kvh_l1_children(l1, rec) == 0 &&
+	    age_of(now, l1->items.links[rec].stamp) >= age &&
+	    is_hunted(l1, kvh_family_lane(&l1->families, kvh_l1_family_of(l1, rec)), hunt))
+		evict_chunk(l1, shard, rec, hunt);
+	kvh_l1_unlock(l1, shard);
+	hunt->n_parents = n_parents; /* the caller goes up by itself */
+	return hunt->gone.n > before;
+}
+
+/* What will be missed in the cache is asked for, for several at once. */
+static uint32_t list_chain(struct kvh_l1 *l1, uint32_t rec, uint32_t *recs)
+{
+	uint32_t n = 0;
+
+	for (; n < CHAIN_MAX && rec != KVH_REC_NONE; rec = kvh_l1_parent(l1, rec)) {
+		recs[n++] = rec;
+		__builtin_prefetch(&l1->recs[rec], 1);
+		__builtin_prefetch(&l1->items.links[rec], 1);
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		const struct kvh_index_rec *r = &l1->recs[recs[i]];
+		const uint64_t hash[2] = {
+			__atomic_load_n(&r->hash[0], __ATOMIC_RELAXED),
+			__atomic_load_n(&r->hash[1], __ATOMIC_RELAXED),
+		};
+		uint64_t spread = kvh_index_spread(hash);
+
+		kvh_index_prefetch(&l1->shards[spread & (l1->n_shards - 1)].index,
+				   kvh_index_place(spread, kvh_index_family(r)));
+	}
+	return n;
+}
+
+static void hunt_chain(struct kvh_l1 *l1, uint32_t rec, uint32_t now, uint32_t age,
+		       struct hunt *hunt)
+{
+	uint32_t recs[CHAIN_MAX], n, i = 0;
+
+	do {
+		n = list_chain(l1, rec, recs);
+		rec = n == CHAIN_MAX ? kvh_l1_parent(l1, recs[n - 1]) : KVH_REC_NONE;
+		for (i = 0; i < n && !is_done(hunt); i++)
+			if (!hunt_parent(l1, recs[i], now, age, hunt))
+				return;
+	} while (rec != KVH_REC_NONE && !is_done(hunt));
+}
+
+static void hunt_shard(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t now,
+		       uint32_t age, struct hunt *hunt)
+{
+	hunt->n_parents = 0;
+	pthread_mutex_lock(&shard->lock);
+	if (hunt->lane != KVH_LANE_ANY) {
+		if (shard->slots[hunt->lane].lane != NULL)
+			hunt_slot(l1, shard, &shard->slots[hunt->lane], now, age, hunt);
+	} else {
+		for (uint32_t i = 0; i < shard->n_lanes && !is_done(hunt); i++) {
+			struct kvh_l1_slot *slot = &shard->slots[i];
+
+			if (slot->next != 0 && age_of(now, slot->next) >= age &&
+			    !kvh_lane_is_pinned(&l1->spaces, i))
+				hunt_slot(l1, shard, slot, now, age, hunt);
+		}
+	}
+	kvh_l1_show_oldest(l1, shard);
+	kvh_l1_unlock(l1, shard);
+	for (uint32_t i = 0; i < hunt->n_parents && !is_done(hunt); i++)
+		hunt_chain(l1, hunt->parents[i], now, age, hunt);
+}
+
+/* ---- over shards -------------------------------------------------------- */
+
+static uint64_t next_of(const struct kvh_l1 *l1, uint32_t shard, uint32_t lane)
+{
+	if (lane == KVH_LANE_ANY)
+		return __atomic_load_n(&l1->oldest[shard], __ATOMIC_RELAXED);
+	return __atomic_load_n(&l1->shards[shard].slots[lane].next, __ATOMIC_RELAXED);
+}
+
 /* The shard with the oldest frame and its age; false: no shard has one. */
-static bool find_oldest(const struct kvh_l1 *l1, uint32_t now, uint32_t *shard_p,
+static bool find_oldest(const struct kvh_l1 *l1, uint32_t lane, uint32_t now, uint32_t *shard_p,
 			uint32_t *age_p)
 {
 	bool found = false;
 
 	*age_p = 0;
 	for (uint32_t i = 0; i < l1->n_shards; i++) {
-		uint64_t oldest = __atomic_load_n(&l1->oldest[i], __ATOMIC_RELAXED);
-		uint32_t age = age_of(now, (uint32_t)oldest);
+		uint64_t next = next_of(l1, i, lane);
+		uint32_t age = age_of(now, next);
 
-		if (oldest == 0 || (found && age <= *age_p))
+		if (next == 0 || (found && age <= *age_p))
 			continue;
 		*shard_p = i;
 		*age_p = age;
@@ -58,279 +282,130 @@ static bool find_oldest(const struct kvh_l1 *l1, uint32_t now, uint32_t *shard_p
 	return found;
 }
 
-/* Takes a frame that is held out of the list, until it is given back. False:
- * it was given back right now. */
-static bool park(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec)
+static void hunt_oldest(struct kvh_l1 *l1, struct hunt *hunt)
 {
-	struct kvh_index_rec *r = &l1->recs[rec];
-	uint64_t word = kvh_word_load(r);
-
-	while (kvh_word_count(word) > 0) {
-		if (kvh_word_swap(r, &word, word | KVH_WORD_PARK)) {
-			kvh_l1_unlink(l1, shard, rec);
-			return true;
-		}
-	}
-	return false;
-}
-
-/* The oldest of a shard that are of the age or older, up to n. What evicting
- * them will miss in the cache is asked for, for all of them at once. */
-static uint32_t list_oldest(struct kvh_l1 *l1, const struct kvh_l1_shard *shard, uint32_t now,
-			    uint32_t age, uint32_t *recs, uint32_t n)
-{
-	uint32_t rec = shard->oldest, len = 0;
-
-	for (; len < n && rec != KVH_REC_NONE; rec = l1->links[rec].newer) {
-		if (age_of(now, l1->links[rec].stamp) < age)
-			break;
-		recs[len++] = rec;
-		__builtin_prefetch(&l1->recs[rec], 1);
-	}
-	for (uint32_t i = 0; i < len; i++) {
-		const struct kvh_index_rec *r = &l1->recs[recs[i]];
-
-		kvh_index_prefetch(&shard->index, kvh_index_rec_place(r));
-	}
-	return len;
-}
-
-/* Victims of one shard that are of the age or older, while more are wanted. */
-static void evict_shard(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t now,
-			uint32_t age, uint32_t want, uint64_t want_bytes, struct victims *gone)
-{
-	uint32_t recs[LOCKED_MAX], n = want - gone->n;
-
-	pthread_mutex_lock(&shard->lock);
-	n = list_oldest(l1, shard, now, age, recs, n < LOCKED_MAX ? n : LOCKED_MAX);
-	for (uint32_t i = 0; i < n && gone->bytes < want_bytes; i++) {
-		const void *memory;
-		uint64_t bytes = kvh_l1_evict_rec(l1, shard, recs[i], &memory);
-
-		if (bytes > 0) {
-			gone->n++;
-			gone->bytes += bytes;
-			gone->last = memory;
-		} else {
-			(void)park(l1, shard, recs[i]); /* else the next round takes it */
-		}
-	}
-	pthread_mutex_unlock(&shard->lock);
-}
-
-/* The oldest frames, up to `want` or `want_bytes`, whichever comes first. */
-static struct victims evict_oldest(struct kvh_l1 *l1, uint32_t want, uint64_t want_bytes)
-{
-	struct victims gone = {0};
-
-	while (gone.n < want && gone.bytes < want_bytes) {
+	while (!is_done(hunt)) {
 		uint32_t now = __atomic_load_n(&l1->clock, __ATOMIC_RELAXED);
 		uint32_t first, age;
 
-		if (!find_oldest(l1, now, &first, &age))
+		if (!find_oldest(l1, hunt->lane, now, &first, &age))
 			break;
 		age -= age / AGE_PART;
-		for (uint32_t i = 0; i < l1->n_shards; i++) {
+		for (uint32_t i = 0; i < l1->n_shards && !is_done(hunt); i++) {
 			uint32_t s = (first + i) & (l1->n_shards - 1);
-			uint64_t oldest = __atomic_load_n(&l1->oldest[s], __ATOMIC_RELAXED);
+			uint64_t next = next_of(l1, s, hunt->lane);
 
-			if (gone.n >= want || gone.bytes >= want_bytes)
-				break;
-			if (oldest != 0 && age_of(now, (uint32_t)oldest) >= age)
-				evict_shard(l1, &l1->shards[s], now, age, want, want_bytes,
-					    &gone);
+			if (next != 0 && age_of(now, next) >= age)
+				hunt_shard(l1, &l1->shards[s], now, age, hunt);
 		}
 	}
-	return gone;
 }
 
-/* ---- places ------------------------------------------------------------- */
+/* ---- spaces above their soft limit, frames with children ----------------- */
 
-/* The record whose frame starts there, or KVH_REC_NONE. It may be another's as
- * soon as this returns. */
-static uint32_t owner_at(const struct kvh_l1 *l1, const void *memory)
+static void hunt_over(struct kvh_l1 *l1, struct hunt *hunt)
 {
-	uint32_t page = kvh_l1_page(l1, memory);
+	uint32_t lane = 0;
 
-	return __atomic_load_n(&l1->owners[page], __ATOMIC_ACQUIRE) - 1;
-}
+	while (!is_done(hunt) &&
+	       (lane = kvh_spaces_next_over(&l1->spaces, lane)) != UINT32_MAX) {
+		const struct kvh_l1_space *space = &l1->spaces.space[l1->spaces.of_lane[lane]];
+		uint64_t used = __atomic_load_n(&space->used, __ATOMIC_RELAXED);
+		uint64_t soft = __atomic_load_n(&space->soft, __ATOMIC_RELAXED);
+		uint64_t all = hunt->want_bytes, left = all - hunt->gone.bytes;
 
-static bool seems_evictable(const struct kvh_l1 *l1, const void *memory)
-{
-	uint32_t rec = owner_at(l1, memory);
-	uint64_t word;
-
-	if (rec == KVH_REC_NONE)
-		return false; /* being reserved, or quarantined */
-	word = kvh_word_load(&l1->recs[rec]);
-	return kvh_word_state(word) == KVH_FRAME_READY && kvh_word_count(word) == 0;
-}
-
-/* Evicts the frame at this address, if nobody holds it and it is of this size
- * (0: any). Its bytes, or 0. */
-static uint64_t evict_at(struct kvh_l1 *l1, const void *memory, uint64_t size)
-{
-	uint32_t rec = owner_at(l1, memory);
-	struct kvh_l1_shard *shard;
-	struct kvh_index_rec *r;
-	const void *where;
-	uint64_t bytes = 0;
-
-	if (rec == KVH_REC_NONE)
-		return 0;
-	r = &l1->recs[rec];
-	shard = kvh_l1_shard_of(l1, rec);
-	pthread_mutex_lock(&shard->lock);
-	/* What was read without the lock may be the past. READY frames of this
-	 * shard do not change while it is locked; of another shard is not ours. */
-	if (kvh_word_state(kvh_word_load(r)) == KVH_FRAME_READY &&
-	    kvh_l1_shard_of(l1, rec) == shard && owner_at(l1, memory) == rec &&
-	    (size == 0 || kvh_arena_frame_bytes(l1->arena, memory) == size))
-		bytes = kvh_l1_evict_rec(l1, shard, rec, &where);
-	pthread_mutex_unlock(&shard->lock);
-	return bytes;
-}
-
-static void count_evicted(uint64_t *counter, uint64_t n)
-{
-	__atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
-}
-
-/* Calls visit for each frame in [lo, hi) until it returns false; then returns
- * that frame, or else NULL. */
-static void *visit_frames(struct kvh_l1 *l1, const void *lo, const void *hi,
-			  bool (*visit)(struct kvh_l1 *l1, const void *memory, uint64_t arg),
-			  uint64_t arg)
-{
-	void *frames[LIST_FRAMES];
-	uint32_t n;
-
-	do {
-		n = kvh_arena_list(l1->arena, lo, hi, frames, LIST_FRAMES);
-		for (uint32_t i = 0; i < n; i++)
-			if (!visit(l1, frames[i], arg))
-				return frames[i];
-		if (n > 0)
-			lo = (const char *)frames[n - 1] + 1;
-	} while (n == LIST_FRAMES);
-	return NULL;
-}
-
-static bool visit_check(struct kvh_l1 *l1, const void *memory, uint64_t arg)
-{
-	(void)arg;
-	return seems_evictable(l1, memory);
-}
-
-static bool visit_evict(struct kvh_l1 *l1, const void *memory, uint64_t arg)
-{
-	(void)arg;
-	if (evict_at(l1, memory, 0) == 0)
-		return false;
-	count_evicted(&l1->evicted_alloc, 1);
-	return true;
-}
-
-/* Goes on until one of the size could be evicted. */
-static bool visit_evict_one(struct kvh_l1 *l1, const void *memory, uint64_t size)
-{
-	if (!seems_evictable(l1, memory) || evict_at(l1, memory, size) == 0)
-		return true;
-	count_evicted(&l1->evicted_alloc, 1);
-	return false;
-}
-
-/* Empties a range. NULL, or a frame in it that stays. */
-static void *clear_range(struct kvh_l1 *l1, const void *lo, const void *hi)
-{
-	void *in_the_way = visit_frames(l1, lo, hi, visit_check, 0);
-
-	if (in_the_way != NULL)
-		return in_the_way;
-	return visit_frames(l1, lo, hi, visit_evict, 0);
-}
-
-static bool clear_around(struct kvh_l1 *l1, uint64_t bytes, const void *memory)
-{
-	void *lo, *hi;
-
-	return kvh_arena_window(l1->arena, bytes, memory, &lo, &hi) &&
-	       clear_range(l1, lo, hi) == NULL;
-}
-
-/* Anywhere: one frame of the size, or else a range that can be emptied. */
-static bool sweep(struct kvh_l1 *l1, uint64_t bytes)
-{
-	uint64_t span;
-	const char *at = kvh_arena_base(l1->arena, &span);
-	const char *end = at + span;
-	void *lo, *hi;
-
-	if (visit_frames(l1, at, end, visit_evict_one, bytes) != NULL)
-		return true;
-	while (at < end && kvh_arena_window(l1->arena, bytes, at, &lo, &hi)) {
-		const void *in_the_way = clear_range(l1, lo, hi);
-		const char *next;
-
-		if (in_the_way == NULL)
-			return true;
-		next = kvh_arena_slab_end(l1->arena, in_the_way);
-		at = next > at ? next : (const char *)hi;
+		if (used > soft && !kvh_lane_is_pinned(&l1->spaces, lane)) {
+			hunt->lane = lane;
+			hunt->want_bytes = hunt->gone.bytes +
+					   (used - soft < left ? used - soft : left);
+			hunt_oldest(l1, hunt);
+			kvh_l1_evict_end(l1, &hunt->of_space);
+			hunt->want_bytes = all;
+		}
+		lane++;
 	}
-	return false;
+}
+
+static void hunt_kin_slot(struct kvh_l1 *l1, struct kvh_l1_shard *shard,
+			  const struct kvh_l1_slot *slot, struct hunt *hunt)
+{
+	const struct kvh_order_list *kin = &slot->lane->kin;
+
+	while (kin->n > 0 && !is_done(hunt) && shard->n_orphans < KVH_ORPHANS_MAX / 2) {
+		uint32_t rec = kin->oldest;
+		uint64_t word = kvh_word_load(&l1->recs[rec]);
+
+		if (kvh_word_count(word) > 0 &&
+		    kvh_l1_set_aside(l1, shard, rec, KVH_PLACE_PARKED))
+			continue;
+		if ((word & KVH_WORD_DIRTY) != 0) {
+			(void)kvh_l1_set_aside(l1, shard, rec, KVH_PLACE_LINE);
+			hunt->queued = true;
+			continue;
+		}
+		evict_chunk(l1, shard, rec, hunt);
+	}
+}
+
+static void hunt_kin(struct kvh_l1 *l1, struct hunt *hunt)
+{
+	if (__atomic_load_n(&l1->n_kin, __ATOMIC_RELAXED) == 0)
+		return;
+	for (uint32_t s = 0; s < l1->n_shards && !is_done(hunt); s++) {
+		struct kvh_l1_shard *shard = &l1->shards[s];
+
+		pthread_mutex_lock(&shard->lock);
+		for (uint32_t i = 0; i < shard->n_lanes && !is_done(hunt); i++) {
+			if (is_hunted(l1, i, hunt) && shard->slots[i].lane != NULL)
+				hunt_kin_slot(l1, shard, &shard->slots[i], hunt);
+		}
+		kvh_l1_unlock(l1, shard);
+	}
 }
 
 /* ---- interface ---------------------------------------------------------- */
 
-static uint32_t alloc_more(struct kvh_l1 *l1, uint64_t bytes, uint32_t n, void **frames)
+struct kvh_victims kvh_l1_hunt(struct kvh_l1 *l1, uint32_t lane, uint32_t want,
+			       uint64_t want_bytes)
 {
-	int got = kvh_arena_alloc(l1->arena, bytes, n, frames);
+	struct hunt hunt = {.lane = lane, .want = want, .want_bytes = want_bytes};
 
-	assert(got >= 0); /* sizes were checked */
-	return got > 0 ? (uint32_t)got : 0;
+	if (lane == KVH_LANE_ANY) {
+		hunt_over(l1, &hunt);
+		hunt.lane = KVH_LANE_ANY;
+	}
+	hunt_oldest(l1, &hunt);
+	if (hunt.gone.n == 0)
+		hunt_kin(l1, &hunt);
+	kvh_l1_evict_end(l1, &hunt.of_space);
+	if (hunt.queued && l1->demote != NULL)
+		l1->demote(l1->demote_arg);
+	return hunt.gone;
 }
 
-uint32_t kvh_l1_alloc(struct kvh_l1 *l1, uint64_t bytes, uint32_t n, void **frames)
+int kvh_l1_full(const struct kvh_l1 *l1)
 {
-	uint32_t got = alloc_more(l1, bytes, n, frames);
-	uint32_t more;
-
-	for (uint32_t tries = 0; got < n && tries < TRIES_MAX; tries++) {
-		struct victims gone = evict_oldest(l1, n - got, (n - got) * bytes);
-
-		if (gone.n == 0) /* all that is left is held: sweeping finds nothing */
-			return got;
-		count_evicted(&l1->evicted_alloc, gone.n);
-		more = alloc_more(l1, bytes, n - got, frames + got);
-		if (more == 0 && clear_around(l1, bytes, gone.last))
-			more = alloc_more(l1, bytes, n - got, frames + got);
-		got += more;
-		tries = more > 0 ? 0 : tries;
-	}
-	for (uint32_t sweeps = 0; got < n && sweeps < SWEEPS_MAX; sweeps++) {
-		if (!sweep(l1, bytes))
-			break;
-		more = alloc_more(l1, bytes, n - got, frames + got);
-		got += more;
-		sweeps = more > 0 ? 0 : sweeps;
-	}
-	return got;
+	if (__atomic_load_n(&l1->n_line, __ATOMIC_RELAXED) > 0 ||
+	    __atomic_load_n(&l1->n_demoting, __ATOMIC_RELAXED) > 0)
+		return -EAGAIN;
+	return -ENOMEM;
 }
 
 uint64_t kvh_l1_evict(struct kvh_l1 *l1, uint64_t target_bytes)
 {
 	struct kvh_arena_stats stats;
-	struct victims gone;
+	struct kvh_victims gone;
 	uint64_t bytes = 0;
 
 	for (;;) {
 		kvh_arena_stats(l1->arena, &stats);
 		if (stats.used_bytes <= target_bytes)
 			return bytes;
-		gone = evict_oldest(l1, UINT32_MAX, stats.used_bytes - target_bytes);
+		gone = kvh_l1_hunt(l1, KVH_LANE_ANY, UINT32_MAX,
+				   stats.used_bytes - target_bytes);
 		if (gone.n == 0)
 			return bytes;
-		count_evicted(&l1->evicted_background, gone.n);
+		(void)__atomic_fetch_add(&l1->evicted_background, gone.n, __ATOMIC_RELAXED);
 		bytes += gone.bytes;
 	}
 }

@@ -5,6 +5,7 @@
  */
 #include "host/l1_family.h"
 
+#include "host/l1_space.h"
 #include "host/log.h"
 
 #include <errno.h>
@@ -69,9 +70,12 @@ uint32_t kvh_family_find(const struct kvh_families *families, const struct kvh_k
 	return probe(families, key, &place) ? place : KVH_FAMILY_NONE;
 }
 
-static uint32_t add_locked(struct kvh_families *families, const struct kvh_key *key)
+static uint32_t add_locked(struct kvh_families *families, struct kvh_spaces *spaces,
+			   const struct kvh_key *key)
 {
-	uint32_t place;
+	struct kvh_l1_space *space;
+	struct kvh_family *family;
+	uint32_t place, number;
 
 	if (probe(families, key, &place)) /* another thread was faster */
 		return place;
@@ -79,20 +83,32 @@ static uint32_t add_locked(struct kvh_families *families, const struct kvh_key *
 		kvh_err("more than %u combinations of space, rank and group", FAMILIES_MAX);
 		return KVH_FAMILY_NONE;
 	}
+	number = kvh_spaces_add(spaces, key->space);
+	if (number == KVH_SPACE_NONE)
+		return KVH_FAMILY_NONE;
+	space = &spaces->space[number];
 	families->n++;
-	families->family[place] = (struct kvh_family){key->space, key->rank, key->group};
+	family = &families->family[place];
+	family->space = key->space;
+	family->rank = key->rank;
+	family->group = key->group;
+	family->space_number = number;
+	__atomic_store_n(&family->lane, space->lane, __ATOMIC_RELAXED);
+	family->next = space->families;
+	__atomic_store_n(&space->families, place, __ATOMIC_RELEASE);
 	__atomic_store_n(&families->set[place], 1, __ATOMIC_RELEASE);
 	return place;
 }
 
-uint32_t kvh_family_add(struct kvh_families *families, const struct kvh_key *key)
+uint32_t kvh_family_add(struct kvh_families *families, struct kvh_spaces *spaces,
+			const struct kvh_key *key)
 {
 	uint32_t place;
 
 	if (probe(families, key, &place))
 		return place;
 	pthread_mutex_lock(&families->lock);
-	place = add_locked(families, key);
+	place = add_locked(families, spaces, key);
 	pthread_mutex_unlock(&families->lock);
 	return place;
 }

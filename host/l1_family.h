@@ -11,6 +11,8 @@
 
 #include <pthread.h>
 
+struct kvh_spaces;
+
 #define KVH_FAMILY_NONE UINT32_MAX
 #define KVH_FAMILIES    (1u << 18)
 
@@ -18,6 +20,9 @@ struct kvh_family {
 	kvh_space_t space;
 	uint32_t rank;
 	uint32_t group;
+	uint32_t space_number; /* of l1_space.h */
+	uint32_t lane;         /* of the space, by which a shard finds its frames' order */
+	uint32_t next;         /* the space's next family, or KVH_FAMILY_NONE */
 };
 
 struct kvh_families {
@@ -30,7 +35,13 @@ struct kvh_families {
 int kvh_families_open(struct kvh_families *families);
 void kvh_families_close(struct kvh_families *families);
 uint32_t kvh_family_find(const struct kvh_families *families, const struct kvh_key *key);
-/* KVH_FAMILY_NONE: there are too many. */
-uint32_t kvh_family_add(struct kvh_families *families, const struct kvh_key *key);
+static inline uint32_t kvh_family_lane(const struct kvh_families *families, uint32_t number)
+{
+	return __atomic_load_n(&families->family[number].lane, __ATOMIC_RELAXED);
+}
+
+/* Adds its space, too. KVH_FAMILY_NONE: there are too many. */
+uint32_t kvh_family_add(struct kvh_families *families, struct kvh_spaces *spaces,
+			const struct kvh_key *key);
 
 #endif

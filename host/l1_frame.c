@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * l1_frame.c - the life of one frame's record: its state and count, its place
- * in the shard's LRU list, and where records come from. Any thread, under the
+ * with its shard and its space, and where records come from. Any thread, under the
  * shard's lock where l1_impl.h says so.
  *
  *                     publish
@@ -62,7 +62,9 @@ bool kvh_l1_move(struct kvh_index_rec *rec, uint64_t *word, enum kvh_frame_state
 {
 	enum kvh_frame_state from = kvh_word_state(*word);
 	uint64_t generation = *word >> 32;
-	uint64_t keep = to == KVH_FRAME_READY ? *word & KVH_WORD_PARK : 0;
+	uint64_t keep = to == KVH_FRAME_READY
+				? *word & (KVH_WORD_PLACE | KVH_WORD_DIRTY | KVH_WORD_TEMP)
+				: 0;
 
 	check_move(from, to);
 	if (from == KVH_FRAME_ABSENT)
@@ -76,7 +78,7 @@ bool kvh_l1_move(struct kvh_index_rec *rec, uint64_t *word, enum kvh_frame_state
 
 static void push_unused(struct kvh_l1 *l1, uint32_t *list, uint32_t rec)
 {
-	l1->links[rec].older = *list;
+	l1->items.links[rec].older = *list;
 	*list = rec;
 }
 
@@ -84,7 +86,7 @@ static uint32_t pop_unused(struct kvh_l1 *l1, uint32_t *list)
 {
 	uint32_t rec = *list;
 
-	*list = l1->links[rec].older;
+	*list = l1->items.links[rec].older;
 	return rec;
 }
 
@@ -125,70 +127,35 @@ void kvh_l1_rec_unused(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t r
 	pthread_mutex_unlock(&l1->pool.lock);
 }
 
-void kvh_l1_give(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec)
+/* The bytes that are free now; they are charged to the space still. */
+static uint64_t free_rec(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec)
 {
 	uint32_t page = l1->recs[rec].page;
+	uint64_t bytes = 0;
 
 	if (page != KVH_PAGE_UNSET) {
+		void *memory = kvh_l1_memory(l1, page);
+
+		bytes = kvh_arena_frame_bytes(l1->arena, memory);
 		__atomic_store_n(&l1->owners[page], 0, __ATOMIC_RELAXED);
-		kvh_arena_free(l1->arena, kvh_l1_memory(l1, page));
+		kvh_arena_free(l1->arena, memory);
 	}
 	kvh_l1_rec_unused(l1, shard, rec);
+	return bytes;
 }
 
-/* ---- LRU list ----------------------------------------------------------- */
-
-/* Where others look for the shard with the oldest frame, without its lock. */
-static void show_oldest(struct kvh_l1 *l1, const struct kvh_l1_shard *shard)
+void kvh_l1_give(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec)
 {
-	uint64_t value = 0;
+	uint32_t space = kvh_l1_space_of(l1, rec);
 
-	if (shard->oldest != KVH_REC_NONE)
-		value = UINT64_C(1) << 32 | l1->links[shard->oldest].stamp;
-	__atomic_store_n(&l1->oldest[shard - l1->shards], value, __ATOMIC_RELAXED);
-}
-
-void kvh_l1_link(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec, uint32_t after,
-		 uint32_t stamp)
-{
-	struct kvh_lru_link *link = &l1->links[rec];
-
-	link->stamp = stamp;
-	link->newer = after;
-	link->older = after != KVH_REC_NONE ? l1->links[after].older : shard->newest;
-	if (after != KVH_REC_NONE)
-		l1->links[after].older = rec;
-	else
-		shard->newest = rec;
-	if (link->older != KVH_REC_NONE) {
-		l1->links[link->older].newer = rec;
-	} else {
-		shard->oldest = rec;
-		show_oldest(l1, shard);
-	}
-}
-
-void kvh_l1_unlink(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec)
-{
-	const struct kvh_lru_link *link = &l1->links[rec];
-
-	if (link->newer != KVH_REC_NONE)
-		l1->links[link->newer].older = link->older;
-	else
-		shard->newest = link->older;
-	if (link->older != KVH_REC_NONE) {
-		l1->links[link->older].newer = link->newer;
-	} else {
-		shard->oldest = link->newer;
-		show_oldest(l1, shard);
-	}
+	kvh_space_uncharge(&l1->spaces, space, free_rec(l1, shard, rec));
 }
 
 void kvh_l1_unfind(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec, uint64_t word)
 {
 	kvh_index_erase(&shard->index, kvh_index_rec_place(&l1->recs[rec]), rec);
-	if ((word & KVH_WORD_PARK) == 0)
-		kvh_l1_unlink(l1, shard, rec);
+	kvh_l1_unlist(l1, shard, rec, word);
+	kvh_l1_kin_leave(l1, shard, rec);
 	kvh_l1_count(&shard->frames, UINT64_MAX);
 }
 
@@ -217,20 +184,39 @@ static void free_doomed(struct kvh_l1 *l1, uint32_t rec)
 	pthread_mutex_unlock(&shard->lock);
 }
 
-void kvh_l1_unpark(struct kvh_l1 *l1, uint32_t rec, uint32_t generation)
+/* By who took the last count. The frame may be gone by now, and the record
+ * another's: then the lock is some shard's, and the generation is not ours. */
+static void idle(struct kvh_l1 *l1, uint32_t rec, uint32_t generation)
 {
-	/* The frame may be gone by now, and the record another's: then the lock is
-	 * some shard's, and the generation is not ours. */
 	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
 	struct kvh_index_rec *r = &l1->recs[rec];
-	uint64_t word, idle;
+	struct kvh_l1_evicted gone = {0};
+	uint64_t word;
 
 	pthread_mutex_lock(&shard->lock);
 	word = kvh_word_load(r);
-	idle = (uint64_t)generation << 32 | KVH_WORD_PARK | KVH_FRAME_READY;
-	if (word == idle && kvh_word_swap(r, &word, idle & ~KVH_WORD_PARK))
-		kvh_l1_link(l1, shard, rec, KVH_REC_NONE, kvh_l1_tick(l1, 1));
-	pthread_mutex_unlock(&shard->lock);
+	if (kvh_word_generation(word) == generation &&
+	    kvh_word_state(word) == KVH_FRAME_READY && kvh_word_count(word) == 0) {
+		if (kvh_word_place(word) == KVH_PLACE_PARKED)
+			kvh_l1_relist(l1, shard, rec, true);
+		if ((word & KVH_WORD_TEMP) != 0)
+			(void)kvh_l1_evict_rec(l1, shard, rec, 0, &gone);
+	}
+	kvh_l1_unlock(l1, shard);
+	kvh_l1_evict_end(l1, &gone);
+}
+
+/* A count of a READY frame is 0 now. */
+static void ended(struct kvh_l1 *l1, uint32_t rec, uint64_t word)
+{
+	if (kvh_word_place(word) == KVH_PLACE_PARKED || (word & KVH_WORD_TEMP) != 0)
+		idle(l1, rec, kvh_word_generation(word));
+}
+
+void kvh_l1_published(struct kvh_l1 *l1, uint32_t rec, uint64_t word)
+{
+	if (kvh_word_place(word) == KVH_PLACE_PARKED)
+		idle(l1, rec, kvh_word_generation(word));
 }
 
 void kvh_l1_unref(struct kvh_l1 *l1, uint32_t rec)
@@ -242,25 +228,53 @@ void kvh_l1_unref(struct kvh_l1 *l1, uint32_t rec)
 		return;
 	if (kvh_word_state(word) == KVH_FRAME_DOOMED)
 		free_doomed(l1, rec);
-	else if (kvh_word_state(word) == KVH_FRAME_READY && (word & KVH_WORD_PARK) != 0)
-		kvh_l1_unpark(l1, rec, kvh_word_generation(word));
+	else if (kvh_word_state(word) == KVH_FRAME_READY)
+		ended(l1, rec, word);
+}
+
+/* After the move from READY to ABSENT; `word` is the one before. */
+static uint64_t evicted(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec,
+			uint64_t word)
+{
+	kvh_l1_unfind(l1, shard, rec, word);
+	kvh_order_evicted(&kvh_l1_slot_of(l1, shard, rec)->lane->order, rec,
+			  kvh_l1_identity(l1, rec));
+	return free_rec(l1, shard, rec);
 }
 
 uint64_t kvh_l1_evict_rec(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec,
-			  const void **memory_p)
+			  uint32_t holds, struct kvh_l1_evicted *gone)
 {
 	struct kvh_index_rec *r = &l1->recs[rec];
 	uint64_t word = kvh_word_load(r);
+	uint32_t space = kvh_l1_space_of(l1, rec);
+	const void *memory;
 	uint64_t bytes;
 
 	/* READY with nobody: only this lock's holder can change that. */
-	if (kvh_word_state(word) != KVH_FRAME_READY || kvh_word_count(word) > 0)
-		return 0;
-	*memory_p = kvh_l1_memory(l1, r->page);
-	bytes = kvh_arena_frame_bytes(l1->arena, *memory_p);
-	if (!kvh_l1_move(r, &word, KVH_FRAME_ABSENT, 0))
-		return 0;
-	kvh_l1_unfind(l1, shard, rec, word);
-	kvh_l1_give(l1, shard, rec);
+	do {
+		if (kvh_word_state(word) != KVH_FRAME_READY || kvh_word_count(word) != holds ||
+		    (word & KVH_WORD_DIRTY) != 0)
+			return 0;
+	} while (!kvh_l1_move(r, &word, KVH_FRAME_ABSENT, 0));
+	memory = kvh_l1_memory(l1, r->page);
+	bytes = evicted(l1, shard, rec, word);
+	if (gone->space != space)
+		kvh_l1_evict_end(l1, gone);
+	gone->space = space;
+	gone->frames++;
+	gone->bytes += bytes;
+	gone->last = memory;
 	return bytes;
+}
+
+void kvh_l1_evict_end(struct kvh_l1 *l1, struct kvh_l1_evicted *gone)
+{
+	struct kvh_l1_space *space = &l1->spaces.space[gone->space];
+
+	if (gone->frames == 0)
+		return;
+	kvh_space_uncharge(&l1->spaces, gone->space, gone->bytes);
+	(void)__atomic_fetch_add(&space->evicted, gone->frames, __ATOMIC_RELAXED);
+	gone->frames = gone->bytes = 0;
 }

@@ -13,9 +13,23 @@ int kvh_l1_client_open(struct kvh_l1 *l1, uint32_t *client_p)
 	return kvh_client_open(l1->clients, client_p);
 }
 
+bool kvh_l1_timed(const struct kvh_l1 *l1)
+{
+	return kvh_clients_timed(l1->clients);
+}
+
 static void lease_ended(void *arg, uint32_t rec)
 {
 	kvh_l1_unref(arg, rec);
+}
+
+uint64_t kvh_l1_expire(struct kvh_l1 *l1, uint64_t now_ns)
+{
+	uint64_t next, n = kvh_clients_expire(l1->clients, now_ns, lease_ended, l1, &next);
+
+	if (n > 0)
+		(void)__atomic_fetch_add(&l1->expired, n, __ATOMIC_RELAXED);
+	return next;
 }
 
 void kvh_l1_client_close(struct kvh_l1 *l1, uint32_t client)
@@ -26,19 +40,8 @@ void kvh_l1_client_close(struct kvh_l1 *l1, uint32_t client)
 	(void)rc;
 }
 
-/* Makes a frame the newest of its shard, or next older than `after`. */
-static void touch(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec, uint32_t *after,
-		  uint32_t stamp)
-{
-	if (rec == *after)
-		return;
-	kvh_l1_unlink(l1, shard, rec);
-	kvh_l1_link(l1, shard, rec, *after, stamp);
-	*after = rec;
-}
-
 /* 0 with a count added, -ENOENT, -EINPROGRESS, -ENOMEM. */
-static int32_t lease_rec(struct kvh_l1 *l1, uint32_t rec, uint64_t *word_p)
+static int32_t lease_rec(struct kvh_l1 *l1, uint32_t rec)
 {
 	uint64_t word;
 
@@ -50,7 +53,6 @@ static int32_t lease_rec(struct kvh_l1 *l1, uint32_t rec, uint64_t *word_p)
 	if (kvh_word_count(word) >= KVH_LEASED_MAX)
 		return -ENOMEM;
 	kvh_l1_ref(l1, rec);
-	*word_p = word;
 	return 0;
 }
 
@@ -61,6 +63,7 @@ struct lease_part {
 	int32_t *status;
 	uint32_t room; /* entries that the client has left for it */
 	uint32_t stamp;
+	uint64_t deadline_ns;
 };
 
 /* The records of the items [at, end), whose shards are locked. Their neighbours
@@ -74,7 +77,7 @@ static void find_window(struct kvh_l1 *l1, const struct kvh_batch *batch,
 		recs[k - at] = kvh_batch_find(batch, kvh_batch_shard(l1, batch, k), i,
 					      &keys[i]);
 		if (recs[k - at] != KVH_REC_NONE)
-			__builtin_prefetch(&l1->links[recs[k - at]], 1);
+			__builtin_prefetch(&l1->items.links[recs[k - at]], 1);
 	}
 	for (uint32_t k = at; k < end; k++) {
 		uint32_t rec = recs[k - at];
@@ -82,8 +85,8 @@ static void find_window(struct kvh_l1 *l1, const struct kvh_batch *batch,
 		if (rec == KVH_REC_NONE)
 			continue;
 		/* Of no record, at a list's ends: an address that is never used. */
-		__builtin_prefetch(&l1->links[l1->links[rec].newer], 1);
-		__builtin_prefetch(&l1->links[l1->links[rec].older], 1);
+		__builtin_prefetch(&l1->items.links[l1->items.links[rec].newer], 1);
+		__builtin_prefetch(&l1->items.links[l1->items.links[rec].older], 1);
 	}
 }
 
@@ -98,18 +101,16 @@ static uint32_t lease_window(struct kvh_l1 *l1, const struct kvh_batch *batch, u
 	for (uint32_t k = at; k < end; k++) {
 		struct kvh_l1_shard *shard = kvh_batch_shard(l1, batch, k);
 		uint32_t i = batch->order[k], rec = recs[k - at];
-		uint64_t word = 0;
 
 		after = shard == last ? after : KVH_REC_NONE;
 		last = shard;
 		part->leases[i] = KVH_NONE;
-		part->status[i] = got < part->room ? lease_rec(l1, rec, &word) : -ENOMEM;
+		part->status[i] = got < part->room ? lease_rec(l1, rec) : -ENOMEM;
 		if (part->status[i] != 0)
 			continue;
-		part->leases[i] = kvh_client_take(part->client, rec);
+		part->leases[i] = kvh_client_take(part->client, rec, part->deadline_ns);
 		got++;
-		if ((word & KVH_WORD_PARK) == 0)
-			touch(l1, shard, rec, &after, part->stamp + batch->n - 1 - i);
+		kvh_l1_use(l1, shard, rec, &after, part->stamp + batch->n - 1 - i);
 	}
 	part->room -= got;
 	return got;
@@ -131,8 +132,9 @@ static uint32_t lease_part(struct kvh_l1 *l1, struct lease_part *part, uint32_t 
 	return got;
 }
 
-uint32_t kvh_l1_lease(struct kvh_l1 *l1, uint32_t client, const struct kvh_key *keys,
-		      uint32_t n, kvh_lease_t *leases, int32_t *status)
+uint32_t kvh_l1_lease_until(struct kvh_l1 *l1, uint32_t client, const struct kvh_key *keys,
+			    uint32_t n, uint64_t deadline_ns, kvh_lease_t *leases,
+			    int32_t *status)
 {
 	struct kvh_client *c = kvh_client_lock(l1->clients, client);
 	uint32_t got = 0;
@@ -150,6 +152,7 @@ uint32_t kvh_l1_lease(struct kvh_l1 *l1, uint32_t client, const struct kvh_key *
 			.keys = keys + at,
 			.leases = leases + at,
 			.status = status + at,
+			.deadline_ns = deadline_ns,
 		};
 
 		got += lease_part(l1, &part, n - at < KVH_BATCH_MAX ? n - at : KVH_BATCH_MAX);
@@ -158,7 +161,8 @@ uint32_t kvh_l1_lease(struct kvh_l1 *l1, uint32_t client, const struct kvh_key *
 	return got;
 }
 
-int kvh_l1_lease_held(struct kvh_l1 *l1, uint32_t client, kvh_frame frame, kvh_lease_t *lease_p)
+int kvh_l1_lease_held_until(struct kvh_l1 *l1, uint32_t client, kvh_frame frame,
+			    uint64_t deadline_ns, kvh_lease_t *lease_p)
 {
 	uint32_t rec = kvh_l1_rec(l1, frame);
 	struct kvh_client *c = kvh_client_lock(l1->clients, client);
@@ -171,7 +175,7 @@ int kvh_l1_lease_held(struct kvh_l1 *l1, uint32_t client, kvh_frame frame, kvh_l
 		rc = -ENOMEM;
 	} else {
 		kvh_l1_ref(l1, rec);
-		*lease_p = kvh_client_take(c, rec);
+		*lease_p = kvh_client_take(c, rec, deadline_ns);
 	}
 	kvh_client_unlock(c);
 	return rc;
@@ -195,17 +199,14 @@ static void count_hold(struct kvh_l1 *l1, uint32_t rec, uint64_t n)
 /* The lease may be released at any moment, and the record be another frame's
  * then. So: a word that was read between two looks at the held lease is the
  * leased frame's, and the swap succeeds only if it still is. */
-int kvh_l1_hold_lease(struct kvh_l1 *l1, kvh_lease_t lease, kvh_frame *frame_p)
+static int hold_leased(struct kvh_l1 *l1, kvh_lease_t lease, uint32_t rec, kvh_frame *frame_p)
 {
-	uint32_t rec, again;
-	uint64_t word;
-	int rc = kvh_lease_rec(l1->clients, lease, &rec);
+	uint64_t word = kvh_word_load(&l1->recs[rec]);
+	uint32_t again;
 
-	if (rc != 0)
-		return rc;
-	word = kvh_word_load(&l1->recs[rec]);
 	do {
-		rc = kvh_lease_rec(l1->clients, lease, &again);
+		int rc = kvh_lease_rec(l1->clients, lease, &again);
+
 		if (rc != 0)
 			return rc;
 		assert(again == rec && kvh_word_count(word) > 0);
@@ -214,6 +215,25 @@ int kvh_l1_hold_lease(struct kvh_l1 *l1, kvh_lease_t lease, kvh_frame *frame_p)
 	count_hold(l1, rec, 1);
 	*frame_p = kvh_l1_value(rec, word);
 	return 0;
+}
+
+int kvh_l1_hold_lease(struct kvh_l1 *l1, kvh_lease_t lease, kvh_frame *frame_p)
+{
+	uint32_t rec;
+	int rc = kvh_lease_begin(l1->clients, lease, &rec);
+
+	if (rc != 0)
+		return rc;
+	rc = hold_leased(l1, lease, rec, frame_p);
+	if (rc != 0)
+		kvh_lease_finish(l1->clients, lease);
+	return rc;
+}
+
+void kvh_l1_unhold_lease(struct kvh_l1 *l1, kvh_lease_t lease, kvh_frame frame)
+{
+	kvh_lease_finish(l1->clients, lease);
+	kvh_l1_unhold(l1, frame);
 }
 
 int kvh_l1_hold_key(struct kvh_l1 *l1, const struct kvh_key *key, kvh_frame *frame_p)
@@ -245,4 +265,61 @@ void kvh_l1_unhold(struct kvh_l1 *l1, kvh_frame frame)
 
 	count_hold(l1, rec, UINT64_MAX);
 	kvh_l1_unref(l1, rec);
+}
+
+/* ---- use without a lease ------------------------------------------------ */
+
+static int32_t touch_rec(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec,
+			 uint32_t *after, uint32_t stamp)
+{
+	struct kvh_index_rec *r;
+
+	if (rec == KVH_REC_NONE)
+		return -ENOENT;
+	r = &l1->recs[rec];
+	if (kvh_word_state(kvh_word_load(r)) != KVH_FRAME_READY)
+		return -EINPROGRESS;
+	(void)__atomic_fetch_and(&r->word, ~KVH_WORD_TEMP, __ATOMIC_ACQ_REL);
+	kvh_l1_use(l1, shard, rec, after, stamp);
+	return 0;
+}
+
+static uint32_t touch_part(struct kvh_l1 *l1, const struct kvh_key *keys, uint32_t n,
+			   int32_t *status)
+{
+	struct kvh_batch batch;
+	uint32_t stamp = kvh_l1_tick(l1, n), there = 0;
+
+	kvh_batch_fill(&batch, l1, keys, sizeof(*keys), n, false);
+	for (uint32_t at = 0, end; at < n; at = end) {
+		const struct kvh_l1_shard *last = NULL;
+		uint32_t after = KVH_REC_NONE;
+
+		end = kvh_batch_lock(l1, &batch, at);
+		for (uint32_t k = at; k < end; k++) {
+			struct kvh_l1_shard *shard = kvh_batch_shard(l1, &batch, k);
+			uint32_t i = batch.order[k];
+
+			after = shard == last ? after : KVH_REC_NONE;
+			last = shard;
+			status[i] = touch_rec(l1, shard,
+					      kvh_batch_find(&batch, shard, i, &keys[i]),
+					      &after, stamp + n - 1 - i);
+			there += status[i] == 0;
+		}
+		kvh_batch_unlock(l1, &batch, at, end);
+	}
+	return there;
+}
+
+uint32_t kvh_l1_touch(struct kvh_l1 *l1, const struct kvh_key *keys, uint32_t n,
+		      int32_t *status)
+{
+	uint32_t there = 0;
+
+	for (uint32_t at = 0; at < n; at += KVH_BATCH_MAX)
+		there += touch_part(l1, keys + at,
+				    n - at < KVH_BATCH_MAX ? n - at : KVH_BATCH_MAX,
+				    status + at);
+	return there;
 }

@@ -32,11 +32,14 @@ _Static_assert(BLOCK_FIRST *((1u << BLOCKS) - 1) <= KVH_LEASES_MAX, "blocks fit"
 /* generation << 32 | record + 1; the lower half 0: FREE. */
 struct entry {
 	_Atomic(uint64_t) word;
-	_Atomic(uint32_t) next; /* FREE: in mine or back */
+	_Atomic(uint32_t) next;        /* FREE: in mine or back */
+	uint32_t transfers;            /* under the client's lock; only with a deadline */
+	_Atomic(uint64_t) deadline_ns; /* HELD: 0 is never */
 };
 
 struct kvh_client {
 	pthread_mutex_t lock;
+	struct kvh_clients *all;
 	uint32_t id;
 	bool open;
 	uint32_t next_id; /* closed: of the free ids */
@@ -44,6 +47,7 @@ struct kvh_client {
 	uint32_t n_blocks;
 	_Atomic(uint32_t) back;
 	_Atomic(uint64_t) live;
+	_Atomic(uint64_t) earliest_ns; /* no deadline is before; UINT64_MAX: none */
 	_Atomic(struct entry *) blocks[BLOCKS];
 };
 
@@ -51,6 +55,7 @@ struct kvh_clients {
 	pthread_mutex_t lock; /* of ids; before a client's */
 	uint32_t free_id;     /* of closed clients, or ENTRY_NONE */
 	uint32_t n_ids;       /* ever used */
+	_Atomic(bool) timed;  /* there may be leases with deadlines */
 	_Atomic(struct kvh_client *) table[KVH_CLIENTS_MAX];
 };
 
@@ -125,9 +130,11 @@ static int client_make(struct kvh_clients *clients, struct kvh_client **client_p
 	if (client == NULL)
 		return -ENOMEM;
 	pthread_mutex_init(&client->lock, NULL);
+	client->all = clients;
 	client->id = clients->n_ids;
 	client->mine = ENTRY_NONE;
 	atomic_init(&client->back, ENTRY_NONE);
+	atomic_init(&client->earliest_ns, UINT64_MAX);
 	atomic_store_explicit(&clients->table[client->id], client, memory_order_release);
 	clients->n_ids++;
 	*client_p = client;
@@ -225,6 +232,7 @@ static bool add_block(struct kvh_client *client)
 	for (uint32_t i = 0; i < n; i++) {
 		atomic_init(&entries[i].word, UINT64_C(1) << 32);
 		atomic_init(&entries[i].next, i + 1 < n ? first + i + 1 : client->mine);
+		atomic_init(&entries[i].deadline_ns, 0);
 	}
 	client->mine = first;
 	client->n_mine += n;
@@ -242,7 +250,7 @@ uint32_t kvh_client_prepare(struct kvh_client *client, uint32_t n)
 	return client->n_mine < n ? client->n_mine : n;
 }
 
-kvh_lease_t kvh_client_take(struct kvh_client *client, uint32_t rec)
+kvh_lease_t kvh_client_take(struct kvh_client *client, uint32_t rec, uint64_t deadline_ns)
 {
 	uint32_t number = client->mine;
 	struct entry *entry = entry_at(client, number);
@@ -251,6 +259,12 @@ kvh_lease_t kvh_client_take(struct kvh_client *client, uint32_t rec)
 	assert(client->n_mine > 0 && (uint32_t)word == 0);
 	client->mine = atomic_load_explicit(&entry->next, memory_order_relaxed);
 	client->n_mine--;
+	entry->transfers = 0;
+	atomic_store_explicit(&entry->deadline_ns, deadline_ns, memory_order_relaxed);
+	if (deadline_ns != 0 && deadline_ns < atomic_load(&client->earliest_ns))
+		atomic_store(&client->earliest_ns, deadline_ns);
+	if (deadline_ns != 0)
+		atomic_store(&client->all->timed, true); /* after the deadline can be seen */
 	atomic_fetch_add_explicit(&client->live, 1, memory_order_relaxed);
 	atomic_store_explicit(&entry->word, word | (rec + 1), memory_order_release);
 	return word | (uint64_t)client->id << ENTRY_BITS | number;
@@ -293,6 +307,103 @@ int kvh_lease_rec(struct kvh_clients *clients, kvh_lease_t lease, uint32_t *rec_
 		return -ESTALE;
 	*rec_p = (uint32_t)word - 1;
 	return 0;
+}
+
+/* ---- deadlines ---------------------------------------------------------- */
+
+/* Adds to the transfers of a lease with a deadline. Under the lock the entry may
+ * end, but not be taken again. */
+static int add_transfer(struct kvh_clients *clients, kvh_lease_t lease, uint32_t n)
+{
+	uint32_t number;
+	uint64_t word;
+	struct kvh_client *client = lease_find(clients, lease, &number, &word);
+	struct entry *entry;
+	int rc = -ESTALE;
+
+	if (client == NULL)
+		return -ESTALE;
+	entry = entry_at(client, number);
+	if (atomic_load_explicit(&entry->deadline_ns, memory_order_relaxed) == 0)
+		return 0;
+	pthread_mutex_lock(&client->lock);
+	if (lease_find(clients, lease, &number, &word) != NULL) {
+		entry->transfers += n;
+		rc = 0;
+	}
+	pthread_mutex_unlock(&client->lock);
+	return rc;
+}
+
+int kvh_lease_begin(struct kvh_clients *clients, kvh_lease_t lease, uint32_t *rec_p)
+{
+	int rc = add_transfer(clients, lease, 1);
+
+	return rc == 0 ? kvh_lease_rec(clients, lease, rec_p) : rc;
+}
+
+void kvh_lease_finish(struct kvh_clients *clients, kvh_lease_t lease)
+{
+	(void)add_transfer(clients, lease, UINT32_MAX); /* if its owner has not ended it */
+}
+
+/* With the client locked. */
+static uint64_t expire_client(struct kvh_client *client, uint64_t now_ns,
+			      void (*ended)(void *arg, uint32_t rec), void *arg)
+{
+	uint32_t n = BLOCK_FIRST * ((1u << client->n_blocks) - 1);
+	uint64_t earliest = UINT64_MAX, expired = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct entry *entry = entry_at(client, i);
+		uint64_t word = atomic_load_explicit(&entry->word, memory_order_acquire);
+		uint64_t deadline = atomic_load_explicit(&entry->deadline_ns,
+							 memory_order_relaxed);
+
+		if ((uint32_t)word == 0 || deadline == 0)
+			continue;
+		if (deadline > now_ns || entry->transfers > 0) {
+			earliest = deadline < earliest ? deadline : earliest;
+		} else if (entry_end(client, i, word)) {
+			expired++;
+			ended(arg, (uint32_t)word - 1);
+		}
+	}
+	atomic_store_explicit(&client->earliest_ns, earliest, memory_order_relaxed);
+	return expired;
+}
+
+uint64_t kvh_clients_expire(struct kvh_clients *clients, uint64_t now_ns,
+			    void (*ended)(void *arg, uint32_t rec), void *arg,
+			    uint64_t *next_ns_p)
+{
+	uint64_t expired = 0, earliest;
+
+	*next_ns_p = UINT64_MAX;
+	atomic_store(&clients->timed, false); /* before deadlines are looked at */
+	for (uint32_t i = 0; i < KVH_CLIENTS_MAX; i++) {
+		struct kvh_client *client = client_at(clients, i);
+
+		if (client == NULL)
+			break;
+		earliest = atomic_load(&client->earliest_ns);
+		if (earliest <= now_ns) {
+			pthread_mutex_lock(&client->lock);
+			expired += expire_client(client, now_ns, ended, arg);
+			pthread_mutex_unlock(&client->lock);
+			earliest = atomic_load_explicit(&client->earliest_ns,
+							memory_order_relaxed);
+		}
+		*next_ns_p = earliest < *next_ns_p ? earliest : *next_ns_p;
+	}
+	if (*next_ns_p != UINT64_MAX)
+		atomic_store(&clients->timed, true);
+	return expired;
+}
+
+bool kvh_clients_timed(struct kvh_clients *clients)
+{
+	return atomic_load_explicit(&clients->timed, memory_order_relaxed);
 }
 
 static void end_all(struct kvh_client *client, void (*ended)(void *arg, uint32_t rec),

@@ -13,6 +13,10 @@
  *   value: generation 32 | client 12 | entry 20
  *   live of a client == its entries that are HELD
  *
+ * A lease may have a deadline: then it ends by itself at the first call of
+ * kvh_clients_expire after that, but not while a transfer uses it, between
+ * kvh_lease_begin and _finish.
+ *
  * Taking locks the client, ending locks nothing. Tables stay when a client
  * closes, for the next one with its number: the generations go on.
  */
@@ -50,13 +54,29 @@ struct kvh_client *kvh_client_lock(struct kvh_clients *clients, uint32_t id);
 void kvh_client_unlock(struct kvh_client *client);
 /* Makes sure that so many can be taken; returns how many can, up to n. */
 uint32_t kvh_client_prepare(struct kvh_client *client, uint32_t n);
-kvh_lease_t kvh_client_take(struct kvh_client *client, uint32_t rec);
+/* deadline_ns: when it ends by itself; 0: never. */
+kvh_lease_t kvh_client_take(struct kvh_client *client, uint32_t rec, uint64_t deadline_ns);
 
 /* 0, and the record, whose count the caller now has to take back; or -ESTALE. */
 int kvh_lease_end(struct kvh_clients *clients, kvh_lease_t lease, uint32_t *rec_p);
 /* The record of a lease that is held at this moment, or -ESTALE. If two calls
  * give 0, the lease was held all the time in between. */
 int kvh_lease_rec(struct kvh_clients *clients, kvh_lease_t lease, uint32_t *rec_p);
+
+/* A transfer starts to use a lease, and ends. Between them the lease does not
+ * expire; it can still be ended by its owner. -ESTALE: not held. */
+int kvh_lease_begin(struct kvh_clients *clients, kvh_lease_t lease, uint32_t *rec_p);
+void kvh_lease_finish(struct kvh_clients *clients, kvh_lease_t lease);
+
+/* Ends the leases whose deadline has passed; returns how many, and when to call
+ * again (UINT64_MAX: none has a deadline). Looks through the tables of clients
+ * with a deadline that has passed, so it is for once in many milliseconds. */
+uint64_t kvh_clients_expire(struct kvh_clients *clients, uint64_t now_ns,
+			    void (*ended)(void *arg, uint32_t rec), void *arg,
+			    uint64_t *next_ns_p);
+
+/* False: no lease has a deadline. */
+bool kvh_clients_timed(struct kvh_clients *clients);
 
 uint64_t kvh_clients_leases(struct kvh_clients *clients);
 

@@ -30,7 +30,8 @@ static void load_unhold(struct kvh_transfer *t)
 {
 	for (uint32_t i = 0; i < t->n; i++)
 		if (t->pieces[i].frame != 0)
-			kvh_l1_unhold(t->engine->l1, t->pieces[i].frame);
+			kvh_l1_unhold_lease(t->engine->l1, t->pieces[i].lease,
+					    t->pieces[i].frame);
 }
 
 /* A policy may want to know what is used. */

@@ -24,12 +24,18 @@ static uint32_t max32(uint32_t a, uint32_t b)
 	return a > b ? a : b;
 }
 
+/* A mark of another policy, set before, has its list in the same bit. */
+static uint32_t list_of(const struct kvh_evict_order *order, uint32_t item)
+{
+	return order->items->marks[item] & 1u;
+}
+
 static void arc_put(struct kvh_evict_order *order, uint32_t item, uint32_t after,
 		    uint32_t stamp)
 {
-	uint32_t list = order->items->marks[item];
+	uint32_t list = list_of(order, item);
 
-	if (after != KVH_ORDER_NONE && order->items->marks[after] != list)
+	if (after != KVH_ORDER_NONE && list_of(order, after) != list)
 		after = KVH_ORDER_NEWEST;
 	order->items->links[item].stamp = stamp;
 	kvh_order_list_put(order->items, &order->lists[list], item, after);
@@ -64,7 +70,7 @@ static void arc_insert(struct kvh_evict_order *order, uint32_t item, uint64_t id
 
 static void arc_remove(struct kvh_evict_order *order, uint32_t item)
 {
-	kvh_order_list_take(order->items, &order->lists[order->items->marks[item]], item);
+	kvh_order_list_take(order->items, &order->lists[list_of(order, item)], item);
 }
 
 static void arc_note(struct kvh_evict_order *order, uint32_t item)
@@ -85,7 +91,7 @@ static void arc_use(struct kvh_evict_order *order, uint32_t item, uint32_t after
 static void arc_restore(struct kvh_evict_order *order, uint32_t item, uint32_t stamp,
 			bool newest)
 {
-	uint32_t list = order->items->marks[item];
+	uint32_t list = list_of(order, item);
 
 	arc_put(order, item, newest ? KVH_ORDER_NEWEST : order->lists[list].oldest, stamp);
 }
@@ -97,7 +103,7 @@ static void arc_evicted(struct kvh_evict_order *order, uint32_t item, uint64_t i
 	/* An item may have come under its id twice. */
 	(void)kvh_ghosts_take(b1, id);
 	(void)kvh_ghosts_take(b2, id);
-	kvh_ghosts_add(order->items->marks[item] == T1 ? b1 : b2, id);
+	kvh_ghosts_add(list_of(order, item) == T1 ? b1 : b2, id);
 	while (b1->n > 0 && order->lists[T1].n + b1->n > order->capacity)
 		kvh_ghosts_drop_oldest(b1);
 	while (b1->n + b2->n > order->capacity)

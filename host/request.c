@@ -31,6 +31,25 @@ int kvh_release(struct kvh_engine *engine, const kvh_lease_t *leases, size_t n, 
 	return err;
 }
 
+int kvh_touch(struct kvh_engine *engine, const struct kvh_key *keys, uint32_t n,
+	      int32_t *status)
+{
+	int32_t part[256];
+	uint32_t there = 0, len;
+	int err = kvh_engine_alive(engine);
+
+	if (err != 0)
+		return err;
+	if (n > INT32_MAX)
+		return -EINVAL;
+	for (uint32_t at = 0; at < n; at += len) {
+		len = n - at < 256 ? n - at : 256;
+		there += kvh_l1_touch(engine->l1, keys + at, len,
+				      status != NULL ? status + at : part);
+	}
+	return (int)there;
+}
+
 /* ---- erase ------------------------------------------------------------ */
 
 struct erase_job {

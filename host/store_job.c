@@ -263,8 +263,8 @@ static int store_reserve(struct kvh_transfer *t)
 			kvh_count(&s->store_exists, 1);
 			continue;
 		}
-		kvh_count(status == -ENOMEM ? &m->store_no_memory : &m->store_failed, 1);
-		kvh_count(status == -ENOMEM ? &s->store_no_memory : &s->store_failed, 1);
+		kvh_count(status == -EINVAL ? &m->store_failed : &m->store_no_memory, 1);
+		kvh_count(status == -EINVAL ? &s->store_failed : &s->store_no_memory, 1);
 		if (t->first_error == 0)
 			t->first_error = status;
 	}

@@ -127,6 +127,7 @@ struct kvh_engine_opts {
 	uint32_t prefetch_speculate;  /* chunks read ahead of a prompt, 0..64; 0: none */
 	uint32_t l2_breaker; /* failures in a row after which an adapter is left alone until it
 			      * answers again, 1..1000000; 0: 8 */
+	const char *l1_eviction; /* "lru", "s3-fifo", "arc"; NULL: "lru" */
 };
 KVH_API void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size);
 
@@ -293,6 +294,28 @@ KVH_API int kvh_space_open(struct kvh_engine *engine, const struct kvh_space_des
  * -ENOENT  no such space or group */
 KVH_API int64_t kvh_space_chunk_bytes(struct kvh_engine *engine, kvh_space_t space,
 				      uint32_t group);
+
+/* What a space may have. 0: no limit. */
+struct kvh_space_limits {
+	size_t size;
+	uint64_t l1_soft_bytes; /* what is above goes first when memory is short */
+	uint64_t l1_hard_bytes; /* never exceeded: frames of its own go, or -EDQUOT */
+	uint64_t l2_soft_bytes; /* the same in each adapter that has limits */
+	uint64_t l2_hard_bytes;
+	uint32_t pinned; /* 1: its frames are not evicted for others; needs l1_hard_bytes */
+	uint32_t reserved;
+};
+KVH_API void kvh_space_limits_init(struct kvh_space_limits *limits, size_t size);
+
+/* From now on. What is above a new hard limit is evicted at once, or, where it is
+ * leased, as soon as it can go.
+ * -EINVAL  a soft limit above the hard one; an L1 limit above L1's bytes; pinned
+ *          without l1_hard_bytes, or all pinned spaces together above L1's bytes:
+ *          the limits stay as they were; the log has both values
+ * -ENOENT  no such space
+ * -ENOSPC  more than 4,095 spaces */
+KVH_API int kvh_space_limits_set(struct kvh_engine *engine, kvh_space_t space,
+				 const struct kvh_space_limits *limits);
 
 /* ---- keys ------------------------------------------------------------- */
 
@@ -511,6 +534,8 @@ KVH_API void kvh_store_opts_init(struct kvh_store_opts *opts, size_t size);
  *   -EEXIST       was already there: nothing copied
  *   -EINPROGRESS  another store or prefetch is making it: nothing copied
  *   -ENOMEM       L1 is full of leased or unfinished frames: release some
+ *   -EDQUOT       the same of the frames of a space that is at its hard limit
+ *   -EAGAIN       L1 is full of frames that have to go to L2 first, and are about to
  *   -EINVAL       a frame of this size is larger than a piece of L1
  *   -ECANCELED    kvh_cancel, pool_unregister or close; or erased meanwhile
  *   -EIO          the device has failed
@@ -666,6 +691,12 @@ KVH_API int kvh_l2_remove(struct kvh_queue *queue, uint32_t index, uint64_t drai
 KVH_API int kvh_release(struct kvh_engine *engine, const kvh_lease_t *leases, size_t n,
 			int32_t *status);
 
+/* Marks chunks as used that are in L1, without leasing them, and keeps those that
+ * a prefetch brought for once only. status (may be NULL): 0, -ENOENT, or
+ * -EINPROGRESS: being made. Returns how many are there. */
+KVH_API int kvh_touch(struct kvh_engine *engine, const struct kvh_key *keys, uint32_t n,
+		      int32_t *status);
+
 /* A job. In L1 the keys are not found any more when the call returns; leased
  * frames live until the last release. The job ends when the adapters have
  * deleted theirs: status[i] (as for store; may be NULL) is 0 or an adapter's
@@ -712,6 +743,9 @@ struct kvh_status {
 	/* Chunks that waited for their turn's end: outgrown, never stored; lost, L1 had
 	 * evicted them. */
 	uint64_t deferred_outgrown, deferred_lost;
+	uint64_t evicted_quota;  /* for the hard limit of their space */
+	uint64_t leases_expired; /* ended by their deadline */
+	uint64_t l1_demoting;    /* now: frames evicted next, that L2 has to have first */
 };
 
 /* How long something took since open. A percentile is the true one, or at most a

@@ -101,6 +101,7 @@ struct Opts {
 	uint64_t l2_deadline_ns = 0;
 	uint64_t l2_queue_bytes = 0;
 	uint32_t high_pct = 0, low_pct = 0;
+	const char *l1_eviction = nullptr;
 };
 
 inline int open_engine(const Opts &opts, kvh_engine **engine_p)
@@ -121,6 +122,7 @@ inline int open_engine(const Opts &opts, kvh_engine **engine_p)
 	o.l2_queue_bytes = opts.l2_queue_bytes;
 	o.watermark_high_pct = opts.high_pct;
 	o.watermark_low_pct = opts.low_pct;
+	o.l1_eviction = opts.l1_eviction;
 	return kvh_engine_open(&o, engine_p);
 }
 

@@ -40,7 +40,8 @@ class L1Rig : public ::testing::Test
 		ASSERT_EQ(kvh_device_host_open(&dev), 0);
 	}
 
-	void open(uint64_t bytes, uint32_t n_shards = 0, uint64_t piece_bytes = 0)
+	void open(uint64_t bytes, uint32_t n_shards = 0, uint64_t piece_bytes = 0,
+		  const char *eviction = nullptr)
 	{
 		kvh_arena_opts arena_opts = {};
 		kvh_l1_opts opts = {};
@@ -52,6 +53,9 @@ class L1Rig : public ::testing::Test
 		ASSERT_EQ(kvh_arena_open(&arena_opts, &arena), 0);
 		opts.arena = arena;
 		opts.n_shards = n_shards;
+		opts.eviction = eviction;
+		opts.demote = [](void *arg) { static_cast<L1Rig *>(arg)->demote_calls++; };
+		opts.demote_arg = this;
 		ASSERT_EQ(kvh_l1_open(&opts, &l1), 0);
 		ASSERT_EQ(kvh_l1_client_open(l1, &client), 0);
 	}
@@ -145,6 +149,7 @@ class L1Rig : public ::testing::Test
 	kvh_l1 *l1 = nullptr;
 	uint32_t client = UINT32_MAX;
 	bool quarantined = false;
+	uint32_t demote_calls = 0; // of tests with one thread
 };
 
 #endif

@@ -54,7 +54,7 @@ class Lease : public ::testing::Test
 		if (client == nullptr)
 			return lease;
 		if (kvh_client_prepare(client, 1) == 1)
-			lease = kvh_client_take(client, rec);
+			lease = kvh_client_take(client, rec, 0);
 		kvh_client_unlock(client);
 		return lease;
 	}
@@ -186,7 +186,7 @@ TEST_F(Lease, ThereIsAnEndOfLeases)
 
 	EXPECT_GT(n, KVH_LEASES_MAX - 100);
 	for (uint32_t i = 0; i < n; i++)
-		last = kvh_client_take(client, i);
+		last = kvh_client_take(client, i, 0);
 	EXPECT_EQ(kvh_client_prepare(client, 1), 0u);
 	kvh_client_unlock(client);
 	EXPECT_EQ(end(last, &rec), 0);

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * limits.c - what a space may have in L1 and in L2. Any thread.
+ */
+#include "host/engine.h"
+#include "host/log.h"
+
+#include <errno.h>
+#include <string.h>
+
+void kvh_space_limits_init(struct kvh_space_limits *limits, size_t size)
+{
+	memset(limits, 0, size);
+	limits->size = size;
+}
+
+int kvh_space_limits_set(struct kvh_engine *engine, kvh_space_t space,
+			 const struct kvh_space_limits *limits)
+{
+	struct kvh_l1_limits l1;
+	int err = kvh_engine_alive(engine);
+
+	if (err != 0)
+		return err;
+	err = kvh_check_size("space limits", limits->size, sizeof(*limits));
+	if (err != 0)
+		return err;
+	if (kvh_space_table_find(&engine->spaces, space) == NULL) {
+		kvh_err("limits: there is no space %016llx", (unsigned long long)space);
+		return -ENOENT;
+	}
+	if (limits->pinned > 1 ||
+	    (limits->l2_hard_bytes != 0 && limits->l2_soft_bytes > limits->l2_hard_bytes)) {
+		kvh_err("limits: space %016llx: pinned %u, in L2 %llu soft and %llu hard",
+			(unsigned long long)space, limits->pinned,
+			(unsigned long long)limits->l2_soft_bytes,
+			(unsigned long long)limits->l2_hard_bytes);
+		return -EINVAL;
+	}
+	l1 = (struct kvh_l1_limits){
+		.soft_bytes = limits->l1_soft_bytes,
+		.hard_bytes = limits->l1_hard_bytes,
+		.pinned = limits->pinned != 0,
+	};
+	return kvh_l1_limits_set(engine->l1, space, &l1);
+}

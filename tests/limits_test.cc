@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// limits_test.cc - the public calls: limits of a space, use without a lease, and
+// the eviction policy by name.
+#include "engine_harness.h"
+
+using namespace enginetest;
+
+namespace
+{
+
+class Limits : public testing::Test
+{
+      protected:
+	static Opts opts(const char *eviction)
+	{
+		Opts o;
+
+		o.l1_bytes = 2 * MIB;
+		o.l1_eviction = eviction;
+		return o;
+	}
+	explicit Limits(const char *eviction = nullptr)
+	    : engine(opts(eviction)), space(engine.space(desc)),
+	      pool(engine, desc.layout, space), queue(engine)
+	{
+		frame_bytes = kvh_frame_bytes(
+			static_cast<uint64_t>(kvh_space_chunk_bytes(engine.get(), space, 0)));
+	}
+	int set(uint64_t soft, uint64_t hard, uint32_t pinned = 0, kvh_space_t of = KVH_NONE)
+	{
+		kvh_space_limits limits;
+
+		kvh_space_limits_init(&limits, sizeof(limits));
+		limits.l1_soft_bytes = soft * frame_bytes;
+		limits.l1_hard_bytes = hard * frame_bytes;
+		limits.pinned = pinned;
+		return kvh_space_limits_set(engine.get(), of != KVH_NONE ? of : space, &limits);
+	}
+
+	Desc desc;
+	Engine engine;
+	kvh_space_t space;
+	Pool pool;
+	Queue queue;
+	uint64_t frame_bytes;
+};
+
+TEST_F(Limits, AHardLimitHoldsForStores)
+{
+	ASSERT_EQ(0, set(0, 4));
+	const auto hashes = prompt(1, 8);
+	store_prompt(queue, pool, hashes);
+	EXPECT_LE(engine.status().l1_used_bytes, 4 * frame_bytes);
+	EXPECT_GT(engine.status().l1_used_bytes, 0u);
+}
+
+TEST_F(Limits, BadOnesAreRefused)
+{
+	Log log;
+
+	EXPECT_EQ(-ENOENT, set(0, 4, 0, space + 1));
+	EXPECT_EQ(-EINVAL, set(5, 4));
+	EXPECT_EQ(-EINVAL, set(0, 1 << 20));
+	EXPECT_EQ(-EINVAL, set(1, 0, 1));
+	EXPECT_EQ(-EINVAL, set(0, 4, 2));
+	kvh_space_limits limits;
+	kvh_space_limits_init(&limits, sizeof(limits));
+	limits.size--;
+	EXPECT_EQ(-EINVAL, kvh_space_limits_set(engine.get(), space, &limits));
+	EXPECT_EQ(0, set(3, 4, 1));
+}
+
+TEST_F(Limits, TouchSaysWhatIsThere)
+{
+	const auto hashes = prompt(2, 3);
+	int32_t status[3] = {1, 1, 1};
+
+	store_prompt(queue, pool, {hashes[0], hashes[1]});
+	const kvh_key keys[3] = {pool.key(0, hashes[0]), pool.key(0, hashes[2]),
+				 pool.key(0, hashes[1])};
+	EXPECT_EQ(2, kvh_touch(engine.get(), keys, 3, status));
+	EXPECT_EQ(0, status[0]);
+	EXPECT_EQ(-ENOENT, status[1]);
+	EXPECT_EQ(0, status[2]);
+	EXPECT_EQ(2, kvh_touch(engine.get(), keys, 3, nullptr));
+}
+
+class WithArc : public Limits
+{
+      protected:
+	WithArc() : Limits("arc")
+	{
+	}
+};
+
+TEST_F(WithArc, StoresAndEvicts)
+{
+	store_prompt(queue, pool, prompt(1, 4));
+	engine.evict();
+	EXPECT_EQ(0u, engine.status().l1_used_bytes);
+}
+
+TEST(Eviction, AnUnknownPolicyIsRefusedWithTheNamesThereAre)
+{
+	kvh_engine *engine = nullptr;
+	Opts o;
+	Log log;
+
+	o.l1_eviction = "mru";
+	EXPECT_EQ(-EINVAL, open_engine(o, &engine));
+	EXPECT_GT(log.count("mru"), 0u);
+	EXPECT_GT(log.count("lru, s3-fifo, arc"), 0u);
+}
+
+} // namespace
