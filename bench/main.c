@@ -35,6 +35,8 @@ static const struct command commands[] = {
 	 "store, load and probe through an adapter, beside fio on the same file"},
 	{"control", "kvhoist-bench control", kvh_bench_control,
 	 "store cycles a second through the store controller"},
+	{"l1", "kvhoist-bench l1", kvh_bench_l1,
+	 "what the index and the states of L1 cost: look-ups and cycles a second"},
 	{"help", "kvhoist-bench help", print_help, "this text"},
 	{"--help", NULL, print_help, NULL},
 	{"--version", NULL, print_version, NULL},

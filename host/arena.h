@@ -29,6 +29,9 @@ struct kvh_arena_opts {
 	uint64_t piece_bytes;   /* 0: 1 GiB */
 	int numa_node;          /* -1: any */
 	uint32_t touch_threads; /* 0: as many as the machine has cores, at most 16 */
+	/* No memory behind the frames, nothing pinned: for measuring what is beside
+	 * them, with more of them than fit. */
+	bool addresses_only;
 };
 
 struct kvh_arena_piece {

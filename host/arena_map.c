@@ -168,6 +168,11 @@ static int open_piece(struct kvh_arena_map *map, const struct kvh_arena_opts *op
 
 	piece->base = map->base + map->n_pieces * map->stride;
 	piece->bytes = left < piece_bytes ? left : piece_bytes;
+	if (opts->addresses_only) {
+		map->n_pieces++;
+		map->bytes += piece->bytes;
+		return 0;
+	}
 	rc = map_piece(map, piece);
 	if (rc != 0)
 		return rc;
@@ -232,10 +237,10 @@ int kvh_arena_map_open(const struct kvh_arena_opts *opts, struct kvh_arena_map *
 	bytes = bytes > 0 ? bytes : KVH_GRANULE_BYTES;
 	piece_bytes = piece_bytes / KVH_GRANULE_BYTES * KVH_GRANULE_BYTES;
 	piece_bytes = piece_bytes < bytes ? piece_bytes : bytes;
-	rc = check_rooms(bytes, opts->numa_node);
+	rc = opts->addresses_only ? 0 : check_rooms(bytes, opts->numa_node);
 	if (rc != 0)
 		return rc;
-	*map = (struct kvh_arena_map){.dev = opts->dev};
+	*map = (struct kvh_arena_map){.dev = opts->dev, .unpinned = opts->addresses_only};
 	rc = map_range(map, bytes, piece_bytes);
 	if (rc != 0)
 		return rc;
@@ -251,7 +256,7 @@ void kvh_arena_map_close(struct kvh_arena_map *map, bool leak)
 	struct kvh_device *dev = map->dev;
 
 	if (!leak) {
-		for (uint32_t i = map->n_pieces; i-- > 0;)
+		for (uint32_t i = map->unpinned ? 0 : map->n_pieces; i-- > 0;)
 			(void)dev->ops->host_unregister(dev, map->pieces[i].base);
 		(void)munmap(map->base, map->span);
 	}

@@ -33,6 +33,7 @@ struct kvh_arena_map {
 	uint32_t n_pieces;
 	uint64_t huge_bytes;
 	uint64_t numa_refused; /* pieces */
+	bool unpinned;         /* addresses only */
 };
 
 /* Errors as kvh_arena_open; nothing is left behind on failure. */
