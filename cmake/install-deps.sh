@@ -26,7 +26,7 @@ for arg; do
 		ubuntu24.04) rt=libclang-rt-18-dev ;;
 		*) rt=libclang-rt-14-dev ;;
 		esac
-		packages="$packages git clang $rt clang-format-14 fio"
+		packages="$packages git clang $rt clang-format-14 fio spin"
 		;;
 	--list) list=1 ;;
 	*)

@@ -179,17 +179,28 @@ int kvh_arena_alloc(struct kvh_arena *arena, uint64_t bytes, uint32_t n, void **
 	return (int)got;
 }
 
-void kvh_arena_free(struct kvh_arena *arena, void *frame)
+/* Under the lock. */
+static void free_frame(struct kvh_arena *arena, void *frame)
 {
-	uint32_t slab, number;
+	uint32_t number, slab = kvh_slab_of(arena, frame, &number);
 
-	pthread_mutex_lock(&arena->lock);
-	slab = kvh_slab_of(arena, frame, &number);
 	assert(!kvh_slab_is_free(arena, slab, number)); /* twice */
 	count(&arena->frames, (uint64_t)-1);
 	count(&arena->used_bytes, -((uint64_t)arena->slabs[slab].pages * KVH_PAGE_BYTES));
 	kvh_slab_give(arena, slab, number);
+}
+
+void kvh_arena_free_many(struct kvh_arena *arena, void *const *frames, uint32_t n)
+{
+	pthread_mutex_lock(&arena->lock);
+	for (uint32_t i = 0; i < n; i++)
+		free_frame(arena, frames[i]);
 	pthread_mutex_unlock(&arena->lock);
+}
+
+void kvh_arena_free(struct kvh_arena *arena, void *frame)
+{
+	kvh_arena_free_many(arena, &frame, 1);
 }
 
 /* No lock: what describes a slab does not change while a frame of it is out. */

@@ -63,6 +63,7 @@ void kvh_arena_close(struct kvh_arena *arena, bool leak);
  * -EINVAL: bytes is 0, no multiple, or larger than a piece. */
 int kvh_arena_alloc(struct kvh_arena *arena, uint64_t bytes, uint32_t n, void **frames);
 void kvh_arena_free(struct kvh_arena *arena, void *frame);
+void kvh_arena_free_many(struct kvh_arena *arena, void *const *frames, uint32_t n);
 /* Bytes of the frame as allocated. */
 uint64_t kvh_arena_frame_bytes(struct kvh_arena *arena, const void *frame);
 

@@ -116,6 +116,16 @@ static inline void kvh_index_prefetch(const struct kvh_index *index, uint64_t pl
 	__builtin_prefetch((const void *)((uintptr_t)slots + bucket * KVH_INDEX_LANES * 4));
 }
 
+/* Whether a record that is in has this hash and family. */
+static inline bool kvh_index_is(const struct kvh_index *index, uint32_t n,
+				const uint64_t hash[2], uint32_t family)
+{
+	const struct kvh_index_rec *rec = &index->recs[n];
+
+	return rec->hash[0] == hash[0] && rec->hash[1] == hash[1] &&
+	       kvh_index_family(rec) == family;
+}
+
 /* A record that a search will probably look at, or KVH_INDEX_NONE. */
 uint32_t kvh_index_guess(const struct kvh_index *index, uint64_t place);
 

@@ -61,6 +61,7 @@ void kvh_batch_fill(struct kvh_batch *batch, struct kvh_l1 *l1, const struct kvh
 		batch->shard[i] = (uint16_t)(spread & (l1->n_shards - 1));
 		batch->family[i] = family;
 		batch->place[i] = kvh_index_place(spread, family);
+		batch->guess[i] = KVH_INDEX_NONE;
 	}
 	if (n <= SMALL)
 		sort_small(batch);
@@ -76,7 +77,7 @@ static void prefetch_places(struct kvh_l1 *l1, const struct kvh_batch *batch, ui
 				   batch->place[batch->order[k]]);
 }
 
-uint32_t kvh_batch_lock(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t at)
+uint32_t kvh_batch_lock(struct kvh_l1 *l1, struct kvh_batch *batch, uint32_t at)
 {
 	struct kvh_l1_shard *last = NULL;
 	uint32_t shards = 0, k;
@@ -96,6 +97,7 @@ uint32_t kvh_batch_lock(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32
 			last = shard;
 		}
 		guess = kvh_index_guess(&shard->index, batch->place[batch->order[k]]);
+		batch->guess[batch->order[k]] = guess;
 		if (guess != KVH_INDEX_NONE)
 			__builtin_prefetch(&l1->recs[guess], 1);
 	}

@@ -25,6 +25,7 @@ struct kvh_batch {
 	uint16_t shard[KVH_BATCH_MAX];
 	uint32_t family[KVH_BATCH_MAX];
 	uint64_t place[KVH_BATCH_MAX];
+	uint32_t guess[KVH_BATCH_MAX]; /* the record that locking has asked for, or none */
 };
 
 /* The n keys that lie `stride` bytes apart; families are added if `add`. */
@@ -33,7 +34,7 @@ void kvh_batch_fill(struct kvh_batch *batch, struct kvh_l1 *l1, const struct kvh
 
 /* Locks the next few shards, in rising order; returns where their items end. No
  * other shard may be locked until kvh_batch_unlock. */
-uint32_t kvh_batch_lock(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t at);
+uint32_t kvh_batch_lock(struct kvh_l1 *l1, struct kvh_batch *batch, uint32_t at);
 void kvh_batch_unlock(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t at,
 		      uint32_t end);
 
@@ -51,6 +52,9 @@ static inline uint32_t kvh_batch_find(const struct kvh_batch *batch,
 	uint64_t hash[2];
 
 	memcpy(hash, key->hash.bytes, sizeof(hash));
+	if (batch->guess[i] != KVH_INDEX_NONE &&
+	    kvh_index_is(&shard->index, batch->guess[i], hash, batch->family[i]))
+		return batch->guess[i];
 	return kvh_index_find(&shard->index, batch->place[i], hash, batch->family[i]);
 }
 

@@ -79,7 +79,7 @@ void kvh_l1_demoted(struct kvh_l1 *l1, kvh_frame frame, bool done)
 {
 	uint32_t rec = kvh_l1_rec(l1, frame);
 	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
-	struct kvh_l1_evicted gone = {0};
+	struct kvh_l1_evicted gone = {.frames = 0};
 
 	if (done) {
 		pthread_mutex_lock(&shard->lock);

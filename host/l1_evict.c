@@ -27,7 +27,8 @@ struct hunt {
 	uint64_t want_bytes;
 	struct kvh_victims gone;
 	struct kvh_l1_evicted of_space; /* a part of them */
-	bool queued; /* dirty frames were met: there is something to demote */
+	uint32_t turn; /* shards to go on from the one with the oldest; 0: alone */
+	bool queued;   /* dirty frames were met: there is something to demote */
 	/* Of frames that are gone, from the last locking: may be next. */
 	uint32_t parents[LOCKED_MAX];
 	uint32_t n_parents;
@@ -52,7 +53,7 @@ static bool evict_one(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t re
 		return false;
 	hunt->gone.n++;
 	hunt->gone.bytes += bytes;
-	hunt->gone.last = hunt->of_space.last;
+	hunt->gone.last = hunt->of_space.memory[hunt->of_space.frames - 1];
 	return true;
 }
 
@@ -62,7 +63,7 @@ static void evict_siblings(struct kvh_l1 *l1, struct kvh_l1_shard *shard,
 			   const uint64_t hash[2], uint32_t family, struct hunt *hunt)
 {
 	const struct kvh_l1_space *space =
-		&l1->spaces.space[l1->families.family[family].space_number];
+		&l1->spaces.space[kvh_family_space(&l1->families, family)];
 	uint64_t spread = kvh_index_spread(hash);
 	uint32_t f = __atomic_load_n(&space->families, __ATOMIC_ACQUIRE);
 
@@ -282,6 +283,8 @@ static bool find_oldest(const struct kvh_l1 *l1, uint32_t lane, uint32_t now, ui
 	return found;
 }
 
+/* Threads that hunt at once begin at different shards: of those that are nearly as
+ * old as the oldest, no two have to go after the same prefix. */
 static void hunt_oldest(struct kvh_l1 *l1, struct hunt *hunt)
 {
 	while (!is_done(hunt)) {
@@ -292,7 +295,7 @@ static void hunt_oldest(struct kvh_l1 *l1, struct hunt *hunt)
 			break;
 		age -= age / AGE_PART;
 		for (uint32_t i = 0; i < l1->n_shards && !is_done(hunt); i++) {
-			uint32_t s = (first + i) & (l1->n_shards - 1);
+			uint32_t s = (first + hunt->turn + i) & (l1->n_shards - 1);
 			uint64_t next = next_of(l1, s, hunt->lane);
 
 			if (next != 0 && age_of(now, next) >= age)
@@ -369,7 +372,9 @@ struct kvh_victims kvh_l1_hunt(struct kvh_l1 *l1, uint32_t lane, uint32_t want,
 			       uint64_t want_bytes)
 {
 	struct hunt hunt = {.lane = lane, .want = want, .want_bytes = want_bytes};
+	uint32_t others = __atomic_fetch_add(&l1->hunters, 1, __ATOMIC_RELAXED);
 
+	hunt.turn = others * (l1->n_shards / 8 * 3 + 1);
 	if (lane == KVH_LANE_ANY) {
 		hunt_over(l1, &hunt);
 		hunt.lane = KVH_LANE_ANY;
@@ -378,6 +383,7 @@ struct kvh_victims kvh_l1_hunt(struct kvh_l1 *l1, uint32_t lane, uint32_t want,
 	if (hunt.gone.n == 0)
 		hunt_kin(l1, &hunt);
 	kvh_l1_evict_end(l1, &hunt.of_space);
+	(void)__atomic_fetch_sub(&l1->hunters, 1, __ATOMIC_RELAXED);
 	if (hunt.queued && l1->demote != NULL)
 		l1->demote(l1->demote_arg);
 	return hunt.gone;

@@ -92,7 +92,7 @@ static uint32_t add_locked(struct kvh_families *families, struct kvh_spaces *spa
 	family->space = key->space;
 	family->rank = key->rank;
 	family->group = key->group;
-	family->space_number = number;
+	__atomic_store_n(&family->space_number, number, __ATOMIC_RELAXED);
 	__atomic_store_n(&family->lane, space->lane, __ATOMIC_RELAXED);
 	family->next = space->families;
 	__atomic_store_n(&space->families, place, __ATOMIC_RELEASE);

@@ -40,6 +40,11 @@ static inline uint32_t kvh_family_lane(const struct kvh_families *families, uint
 	return __atomic_load_n(&families->family[number].lane, __ATOMIC_RELAXED);
 }
 
+static inline uint32_t kvh_family_space(const struct kvh_families *families, uint32_t number)
+{
+	return __atomic_load_n(&families->family[number].space_number, __ATOMIC_RELAXED);
+}
+
 /* Adds its space, too. KVH_FAMILY_NONE: there are too many. */
 uint32_t kvh_family_add(struct kvh_families *families, struct kvh_spaces *spaces,
 			const struct kvh_key *key);

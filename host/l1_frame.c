@@ -127,28 +127,19 @@ void kvh_l1_rec_unused(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t r
 	pthread_mutex_unlock(&l1->pool.lock);
 }
 
-/* The bytes that are free now; they are charged to the space still. */
-static uint64_t free_rec(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec)
+void kvh_l1_give(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec)
 {
 	uint32_t page = l1->recs[rec].page;
-	uint64_t bytes = 0;
 
 	if (page != KVH_PAGE_UNSET) {
 		void *memory = kvh_l1_memory(l1, page);
 
-		bytes = kvh_arena_frame_bytes(l1->arena, memory);
+		kvh_space_uncharge(&l1->spaces, kvh_l1_space_of(l1, rec),
+				   kvh_arena_frame_bytes(l1->arena, memory));
 		__atomic_store_n(&l1->owners[page], 0, __ATOMIC_RELAXED);
 		kvh_arena_free(l1->arena, memory);
 	}
 	kvh_l1_rec_unused(l1, shard, rec);
-	return bytes;
-}
-
-void kvh_l1_give(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec)
-{
-	uint32_t space = kvh_l1_space_of(l1, rec);
-
-	kvh_space_uncharge(&l1->spaces, space, free_rec(l1, shard, rec));
 }
 
 void kvh_l1_unfind(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec, uint64_t word)
@@ -190,7 +181,7 @@ static void idle(struct kvh_l1 *l1, uint32_t rec, uint32_t generation)
 {
 	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
 	struct kvh_index_rec *r = &l1->recs[rec];
-	struct kvh_l1_evicted gone = {0};
+	struct kvh_l1_evicted gone = {.frames = 0};
 	uint64_t word;
 
 	pthread_mutex_lock(&shard->lock);
@@ -232,23 +223,13 @@ void kvh_l1_unref(struct kvh_l1 *l1, uint32_t rec)
 		ended(l1, rec, word);
 }
 
-/* After the move from READY to ABSENT; `word` is the one before. */
-static uint64_t evicted(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec,
-			uint64_t word)
-{
-	kvh_l1_unfind(l1, shard, rec, word);
-	kvh_order_evicted(&kvh_l1_slot_of(l1, shard, rec)->lane->order, rec,
-			  kvh_l1_identity(l1, rec));
-	return free_rec(l1, shard, rec);
-}
-
 uint64_t kvh_l1_evict_rec(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec,
 			  uint32_t holds, struct kvh_l1_evicted *gone)
 {
 	struct kvh_index_rec *r = &l1->recs[rec];
 	uint64_t word = kvh_word_load(r);
 	uint32_t space = kvh_l1_space_of(l1, rec);
-	const void *memory;
+	void *memory;
 	uint64_t bytes;
 
 	/* READY with nobody: only this lock's holder can change that. */
@@ -257,14 +238,18 @@ uint64_t kvh_l1_evict_rec(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_
 		    (word & KVH_WORD_DIRTY) != 0)
 			return 0;
 	} while (!kvh_l1_move(r, &word, KVH_FRAME_ABSENT, 0));
-	memory = kvh_l1_memory(l1, r->page);
-	bytes = evicted(l1, shard, rec, word);
-	if (gone->space != space)
+	kvh_l1_unfind(l1, shard, rec, word);
+	kvh_order_evicted(&kvh_l1_slot_of(l1, shard, rec)->lane->order, rec,
+			  kvh_l1_identity(l1, rec));
+	if (gone->space != space || gone->frames == KVH_EVICTED_MAX)
 		kvh_l1_evict_end(l1, gone);
+	memory = kvh_l1_memory(l1, r->page);
+	bytes = kvh_arena_frame_bytes(l1->arena, memory);
 	gone->space = space;
-	gone->frames++;
+	gone->memory[gone->frames++] = memory;
 	gone->bytes += bytes;
-	gone->last = memory;
+	__atomic_store_n(&l1->owners[r->page], 0, __ATOMIC_RELAXED);
+	kvh_l1_rec_unused(l1, shard, rec);
 	return bytes;
 }
 
@@ -274,7 +259,9 @@ void kvh_l1_evict_end(struct kvh_l1 *l1, struct kvh_l1_evicted *gone)
 
 	if (gone->frames == 0)
 		return;
+	kvh_arena_free_many(l1->arena, gone->memory, gone->frames);
 	kvh_space_uncharge(&l1->spaces, gone->space, gone->bytes);
 	(void)__atomic_fetch_add(&space->evicted, gone->frames, __ATOMIC_RELAXED);
-	gone->frames = gone->bytes = 0;
+	gone->frames = 0;
+	gone->bytes = 0;
 }

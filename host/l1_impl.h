@@ -204,6 +204,7 @@ struct kvh_l1 {
 	uint64_t n_kin;      /* KIN frames */
 	uint64_t n_line;     /* LINE frames */
 	uint64_t n_demoting; /* handed over, not settled yet */
+	uint32_t hunters;    /* threads in kvh_l1_hunt */
 };
 
 /* ---- l1_lane.c: places -------------------------------------------------- */
@@ -270,11 +271,14 @@ void kvh_l1_unref(struct kvh_l1 *l1, uint32_t rec);
 /* By who published it without a hold; `word` is the one before. */
 void kvh_l1_published(struct kvh_l1 *l1, uint32_t rec, uint64_t word);
 
-/* What was evicted of one space, and is charged to it until evict_end. */
+/* What was evicted of one space: charged to it, and its memory not free, until
+ * evict_end; so that both are done once for many frames. */
+#define KVH_EVICTED_MAX 64u
 struct kvh_l1_evicted {
 	uint32_t space;
-	uint64_t frames, bytes;
-	const void *last; /* where the last one was */
+	uint32_t frames;
+	uint64_t bytes;
+	void *memory[KVH_EVICTED_MAX];
 };
 
 /* Evicts a READY frame that has no count but the caller's `holds`, and that L2
@@ -346,7 +350,7 @@ static inline uint32_t kvh_l1_family_of(const struct kvh_l1 *l1, uint32_t rec)
 
 static inline uint32_t kvh_l1_space_of(const struct kvh_l1 *l1, uint32_t rec)
 {
-	return l1->families.family[kvh_l1_family_of(l1, rec)].space_number;
+	return kvh_family_space(&l1->families, kvh_l1_family_of(l1, rec));
 }
 
 static inline struct kvh_l1_slot *kvh_l1_slot_of(const struct kvh_l1 *l1,

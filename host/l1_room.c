@@ -55,7 +55,7 @@ static uint64_t evict_at(struct kvh_l1 *l1, const void *memory, uint64_t size)
 	uint32_t rec = owner_at(l1, memory);
 	struct kvh_l1_shard *shard;
 	struct kvh_index_rec *r;
-	struct kvh_l1_evicted gone = {0};
+	struct kvh_l1_evicted gone = {.frames = 0};
 	uint64_t bytes = 0;
 
 	if (rec == KVH_REC_NONE)

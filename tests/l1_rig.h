@@ -10,6 +10,7 @@
 #include "host/l1.h"
 #include "host/log.h"
 
+#include <atomic>
 #include <cstring>
 #include <gtest/gtest.h>
 #include <string>
@@ -149,7 +150,7 @@ class L1Rig : public ::testing::Test
 	kvh_l1 *l1 = nullptr;
 	uint32_t client = UINT32_MAX;
 	bool quarantined = false;
-	uint32_t demote_calls = 0; // of tests with one thread
+	std::atomic<uint32_t> demote_calls{0};
 };
 
 #endif
