@@ -6,7 +6,8 @@
 #include "sanitizers.h"
 
 #include <fstream>
-#include <sstream>
+#include <iterator>
+#include <string>
 
 namespace
 {
@@ -32,15 +33,15 @@ std::string search(const std::string &defines)
 		"cd " + dir.path() + " && spin -a " + defines + " " + model +
 		" >spin.log 2>&1 && cc -O2 -DSAFETY -DCOLLAPSE -DVECTORSZ=2048 -o pan pan.c "
 		">cc.log 2>&1 && ./pan -m1000000 -n -w20 >pan.log 2>&1";
-	std::ostringstream text;
+	std::string text;
 
 	EXPECT_EQ(std::system(command.c_str()), 0);
 	for (const char *name : {"spin.log", "cc.log", "pan.log"}) {
 		std::ifstream file(dir.path(name));
 
-		text << file.rdbuf();
+		text.append(std::istreambuf_iterator<char>(file), {});
 	}
-	return text.str();
+	return text;
 }
 
 bool all_is_well(const std::string &text)
