@@ -157,15 +157,25 @@ class CrashLedger
 			else
 				versions.insert({change.version, kGone});
 		}
-		if (!evicts)
-			return versions;
-		// What was evicted comes back where its slot's next write was lost.
-		versions.insert(kGone);
-		for (const Change &change : changes) {
-			if (change.begin < at)
-				versions.insert(change.version);
-		}
+		if (evicts)
+			versions.insert(kGone);
+		if (versions.count(kGone) != 0)
+			add_forsaken(changes, at, &versions);
 		return versions;
+	}
+	// A flush that failed may have lost a wipe, or what was written over a frame
+	// that gave way: what a key had by then comes back where nothing newer is.
+	void add_forsaken(const std::vector<Change> &changes, uint64_t at,
+			  std::set<int64_t> *versions) const
+	{
+		uint64_t until = 0;
+
+		for (const Point &lost : forsaken_)
+			until = std::max(until, lost.end);
+		for (const Change &change : changes) {
+			if (change.begin < std::min(until, at))
+				versions->insert(change.version);
+		}
 	}
 	// What ended by then is not lost any more.
 	uint64_t held_until(uint64_t at, Promise promise) const
