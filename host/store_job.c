@@ -230,12 +230,15 @@ static void store_done(struct kvh_move *move)
 	store_finish(t);
 }
 
+/* Chunks that got no frame; counted once it is certain that there is a job. */
+struct unreserved {
+	uint64_t exists, no_memory, failed;
+};
+
 /* Reserves frames; the pieces that got one come first. */
-static int store_reserve(struct kvh_transfer *t)
+static int store_reserve(struct kvh_transfer *t, struct unreserved *un)
 {
 	struct kvh_l1_reserve *items = calloc(t->n, sizeof(items[0]));
-	struct kvh_space_counters *s = t->pool->space->counters;
-	struct kvh_metrics *m = &t->engine->metrics;
 
 	if (items == NULL)
 		return -ENOMEM;
@@ -259,12 +262,11 @@ static int store_reserve(struct kvh_transfer *t)
 		}
 		kvh_transfer_status(t, i, status);
 		if (status == -EEXIST || status == -EINPROGRESS) {
-			kvh_count(&m->store_exists, 1);
-			kvh_count(&s->store_exists, 1);
+			un->exists++;
 			continue;
 		}
-		kvh_count(status == -EINVAL ? &m->store_failed : &m->store_no_memory, 1);
-		kvh_count(status == -EINVAL ? &s->store_failed : &s->store_no_memory, 1);
+		un->failed += status == -EINVAL;
+		un->no_memory += status != -EINVAL;
 		if (t->first_error == 0)
 			t->first_error = status;
 	}
@@ -292,8 +294,22 @@ static int store_check(const struct kvh_pool *pool, const struct kvh_store_chunk
 	return err;
 }
 
+static void count_unreserved(struct kvh_metrics *m, struct kvh_space_counters *s,
+			     const struct unreserved *un)
+{
+	kvh_count(&m->store_exists, un->exists);
+	kvh_count(&s->store_exists, un->exists);
+	kvh_count(&m->store_no_memory, un->no_memory);
+	kvh_count(&s->store_no_memory, un->no_memory);
+	kvh_count(&m->store_failed, un->failed);
+	kvh_count(&s->store_failed, un->failed);
+}
+
 static int store_start(struct kvh_transfer *t, const struct kvh_store_opts *opts)
 {
+	struct kvh_metrics *m = &t->engine->metrics;
+	struct kvh_space_counters *s = t->pool->space->counters;
+	struct unreserved un = {0};
 	int err;
 
 	if ((opts->flags & KVH_STORE_PERSISTED) != 0) {
@@ -301,16 +317,19 @@ static int store_start(struct kvh_transfer *t, const struct kvh_store_opts *opts
 		if (err != 0)
 			return err;
 	}
-	err = store_reserve(t);
+	err = store_reserve(t, &un);
 	if (err != 0)
 		return err;
 	t->move.done = store_done;
 	if (t->n_moving == 0) {
+		count_unreserved(m, s, &un);
 		store_finish(t);
 		return 0;
 	}
 	err = kvh_transfer_start(t, opts->stream, opts->event);
-	if (err != 0)
+	if (err == 0)
+		count_unreserved(m, s, &un); /* t may have ended, and be gone */
+	else
 		store_unreserve(t);
 	return err;
 }
