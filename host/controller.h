@@ -150,10 +150,11 @@ void kvh_prefetch_cancel(struct kvh_prefetch *p);
 
 /* ---- erase ------------------------------------------------------------ */
 
-/* Deletes keys from all adapters. L1 was done by the caller. */
+/* Deletes keys from all adapters. L1 was done by the caller, and is done once more
+ * here: what was read meanwhile. */
 struct kvh_erase {
 	/* filled by the caller */
-	const struct kvh_key *keys; /* live until ended */
+	const struct kvh_key *keys; /* live until ended and kvh_controller_erase is over */
 	uint32_t n;
 	int32_t *status; /* [n]: in 0 (L1 had it) or -ENOENT; out as kvh_erase says */
 	void (*ended)(struct kvh_erase *e);

@@ -87,18 +87,29 @@ class World : public kvh_sim
 	{
 		while (run_round()) {}
 	}
-	/* Until `done`; false: everybody sleeps for ever, or n time steps were too few. */
+	/* Until `done`; false: everybody sleeps for ever, or n rounds were too few. */
 	template <typename Fn>
-	bool until(Fn done, uint64_t n = 100000)
+	bool until(Fn done, uint64_t n = 1000000)
 	{
 		while (!done()) {
+			if (n-- == 0)
+				return false;
 			if (run_round())
 				continue;
-			if (n-- == 0 || next_alarm() == UINT64_MAX)
+			if (next_alarm() == UINT64_MAX)
 				return false;
 			move_time(UINT64_MAX);
 		}
 		return true;
+	}
+	/* A user's thread is interrupted in the middle of a call, where it has no lock. */
+	void yield()
+	{
+		if (inside_ > 0 || yield_one_in == 0 || !rng_.one_in(yield_one_in))
+			return;
+		inside_++;
+		run(rng_.below(12));
+		inside_--;
 	}
 	/* At the rounds to come, timers that fell due are seen. */
 	void pass(uint64_t ns)
@@ -145,9 +156,17 @@ class World : public kvh_sim
 			printf("%12.6f %s\n", static_cast<double>(now_) / 1e6, text);
 	}
 
+	/* Only where it is traced. */
+	void say(const std::string &text) const
+	{
+		if (trace_)
+			printf("             %s\n", text.c_str());
+	}
+
 	/* How wild it is; may be changed at any time. */
 	uint64_t spurious_one_in = 64;   /* rounds of a thread that sleeps; 0: none */
 	uint64_t lost_one_in = 0;        /* wake-ups of the loop by an adapter */
+	uint64_t yield_one_in = 0;       /* places of yield() that are used; 0: none */
 	uint64_t start_fails_one_in = 0; /* threads that cannot be had */
 	/* Everybody sleeps for ever, and one of the library's waits goes on. */
 	std::function<void()> stuck = [] {
@@ -170,6 +189,8 @@ class World : public kvh_sim
 		int fd;
 		uint64_t until_ns;
 	};
+
+	static constexpr uint64_t WAIT_MAX = 10000000; /* in all of a World's life */
 
 	static World *of(kvh_sim *sim)
 	{
@@ -196,7 +217,9 @@ class World : public kvh_sim
 		const uint64_t id = actors_[i].id;
 
 		actors_[i].running = true;
+		inside_++;
 		const kvh_round round = thread->round(thread->arg, wake);
+		inside_--;
 		/* It may have started threads, or been waiting while others ended. */
 		const auto it = std::find_if(actors_.begin(), actors_.end(),
 					     [id](const Actor &a) { return a.id == id; });
@@ -244,8 +267,8 @@ class World : public kvh_sim
 		if (spurious_one_in != 0 && !actors_.empty() && rng_.one_in(spurious_one_in)) {
 			const size_t i = rng_.below(actors_.size());
 
-			if (!actors_[i].running)
-				(void)call(i, KVH_WAKE_SPURIOUS);
+			if (!actors_[i].running && call(i, KVH_WAKE_SPURIOUS))
+				return true;
 		}
 		return scan(true) || scan(false);
 	}
@@ -293,6 +316,8 @@ class World : public kvh_sim
 	/* Of a wait: somebody else's round, or time. */
 	void run_one(uint64_t until_ns)
 	{
+		if (++waited_ > WAIT_MAX)
+			return stuck();
 		if (!run_round())
 			move_time(until_ns);
 	}
@@ -329,6 +354,8 @@ class World : public kvh_sim
 	uint64_t now_ = UINT64_C(1000000000);
 	uint64_t hash_ = UINT64_C(0xcbf29ce484222325);
 	uint64_t rounds_ = 0, n_threads_ = 0;
+	uint64_t inside_ = 0; /* rounds, and yields */
+	uint64_t waited_ = 0; /* rounds that waits let go on */
 	std::vector<Actor> actors_;
 	std::vector<Timer> timers_;
 	std::vector<Loss> losses_;
