@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sim_guards.h - what the simulation may take from the library: memory, and the
+ * guards themselves. The linker (--wrap, tests/CMakeLists.txt) sends the library's
+ * calls here; without a mutant they go on to where they were going.
+ *
+ * A mutant is the library without one guard. A simulation that is worth anything
+ * finds each of them soon: tests/sim_mutants_test.cc. Include once in a program.
+ */
+#ifndef KVH_TESTS_SIM_GUARDS_H
+#define KVH_TESTS_SIM_GUARDS_H
+
+#include "cuda/device.h"
+#include "host/l1.h"
+#include "host/queue.h"
+#include "sim_world.h"
+
+#include <cerrno>
+#include <cstdlib>
+
+namespace sim
+{
+
+enum Mutant {
+	NONE,
+	NO_VERIFY,      /* what comes from L2 is published as it is */
+	EARLY_PUBLISH,  /* a frame is published before its copy's event has fired */
+	NO_RETRY_HOLD,  /* a PUT that failed is tried again after a DELETE of its key */
+	NO_FETCH_ERASE, /* what is being read is published though it was erased */
+	LEAKED_HOLD,    /* one of 40 holds is never given back */
+	LEAKED_FRAME,   /* one of 4 frames whose writer failed is not given back */
+	LEAKED_LEASES,  /* a client that dies keeps its leases */
+	LOST_END,       /* one of 100 jobs ends without telling anybody */
+	LOST_KICK,      /* the mover is not woken for a new move */
+	MUTANTS
+};
+
+inline const char *mutant_name(int mutant)
+{
+	static const char *const names[MUTANTS] = {
+		"none",           "no-verify",   "early-publish", "no-retry-hold",
+		"no-fetch-erase", "leaked-hold", "leaked-frame",  "leaked-leases",
+		"lost-end",       "lost-kick"};
+
+	return names[mutant];
+}
+
+struct Guards {
+	Mutant mutant = NONE;
+	uint64_t fail_alloc_in = 0; /* the library's allocations from now; 0: none */
+	uint64_t n = 0;
+
+	void reset()
+	{
+		fail_alloc_in = n = 0;
+	}
+	bool alloc_fails()
+	{
+		return fail_alloc_in != 0 && --fail_alloc_in == 0;
+	}
+	/* This time the guard is left out. */
+	bool out(Mutant m, uint64_t one_in = 1)
+	{
+		return mutant == m && ++n % one_in == 0;
+	}
+};
+
+inline void yield()
+{
+	if (::kvh_sim != nullptr)
+		static_cast<World *>(::kvh_sim)->yield();
+}
+
+inline Guards &guards()
+{
+	static Guards guards;
+
+	return guards;
+}
+
+} // namespace sim
+
+#define KVH_WRAP(result, name, params) \
+	result __real_##name params;   \
+	result __wrap_##name params;   \
+	result __wrap_##name params
+
+struct kvh_adapter;
+struct kvh_clients;
+struct kvh_controller;
+struct kvh_mover;
+struct kvh_move;
+
+/* ---- where a user's thread may be interrupted ---- */
+
+struct kvh_loop;
+struct kvh_loop_work;
+
+extern "C" {
+KVH_WRAP(void, kvh_loop_post, (struct kvh_loop * loop, struct kvh_loop_work *work))
+{
+	sim::yield();
+	__real_kvh_loop_post(loop, work);
+}
+KVH_WRAP(uint32_t, kvh_l1_reserve,
+	 (struct kvh_l1 * l1, struct kvh_l1_reserve *items, uint32_t n))
+{
+	sim::yield();
+	return __real_kvh_l1_reserve(l1, items, n);
+}
+KVH_WRAP(int, kvh_mover_store,
+	 (struct kvh_mover * mover, struct kvh_move *move, kvh_stream stream,
+	  kvh_event_mark event))
+{
+	sim::yield();
+	return __real_kvh_mover_store(mover, move, stream, event);
+}
+KVH_WRAP(int, kvh_mover_load,
+	 (struct kvh_mover * mover, struct kvh_move *move, kvh_stream stream,
+	  kvh_event_mark event))
+{
+	sim::yield();
+	return __real_kvh_mover_load(mover, move, stream, event);
+}
+}
+
+/* ---- memory and guards ---- */
+
+extern "C" {
+KVH_WRAP(void *, malloc, (size_t n))
+{
+	return sim::guards().alloc_fails() ? nullptr : __real_malloc(n);
+}
+KVH_WRAP(void *, calloc, (size_t n, size_t size))
+{
+	return sim::guards().alloc_fails() ? nullptr : __real_calloc(n, size);
+}
+KVH_WRAP(void *, realloc, (void *mem, size_t n))
+{
+	return sim::guards().alloc_fails() ? nullptr : __real_realloc(mem, n);
+}
+KVH_WRAP(int, posix_memalign, (void **mem_p, size_t align, size_t n))
+{
+	return sim::guards().alloc_fails() ? ENOMEM : __real_posix_memalign(mem_p, align, n);
+}
+KVH_WRAP(int, kvh_frame_verify,
+	 (const void *frame, uint64_t bytes, const struct kvh_key *key, const uint8_t *digest,
+	  const char **what_p))
+{
+	if (sim::guards().out(sim::NO_VERIFY))
+		return 0;
+	return __real_kvh_frame_verify(frame, bytes, key, digest, what_p);
+}
+KVH_WRAP(int, kvh_mover_reached,
+	 (struct kvh_mover * mover, kvh_event_mark event, kvh_stream stream))
+{
+	if (sim::guards().out(sim::EARLY_PUBLISH))
+		return 1;
+	return __real_kvh_mover_reached(mover, event, stream);
+}
+KVH_WRAP(void, kvh_adapter_key_hold, (struct kvh_adapter * adapter, const struct kvh_key *key))
+{
+	if (!sim::guards().out(sim::NO_RETRY_HOLD))
+		__real_kvh_adapter_key_hold(adapter, key);
+}
+KVH_WRAP(void, kvh_adapter_key_unhold,
+	 (struct kvh_adapter * adapter, const struct kvh_key *key))
+{
+	if (!sim::guards().out(sim::NO_RETRY_HOLD))
+		__real_kvh_adapter_key_unhold(adapter, key);
+}
+KVH_WRAP(bool, kvh_l1_doomed, (const struct kvh_l1 *l1, kvh_frame frame))
+{
+	return !sim::guards().out(sim::NO_RETRY_HOLD) && __real_kvh_l1_doomed(l1, frame);
+}
+KVH_WRAP(void, kvh_fetch_erase,
+	 (struct kvh_controller * c, const struct kvh_key *keys, uint32_t n))
+{
+	if (!sim::guards().out(sim::NO_FETCH_ERASE))
+		__real_kvh_fetch_erase(c, keys, n);
+}
+KVH_WRAP(void, kvh_l1_unhold, (struct kvh_l1 * l1, kvh_frame frame))
+{
+	if (!sim::guards().out(sim::LEAKED_HOLD, 40))
+		__real_kvh_l1_unhold(l1, frame);
+}
+KVH_WRAP(void, kvh_l1_abort, (struct kvh_l1 * l1, kvh_frame frame))
+{
+	if (!sim::guards().out(sim::LEAKED_FRAME, 4))
+		__real_kvh_l1_abort(l1, frame);
+}
+KVH_WRAP(int, kvh_client_close,
+	 (struct kvh_clients * clients, uint32_t id, void (*ended)(void *arg, uint32_t rec),
+	  void *arg))
+{
+	if (sim::guards().out(sim::LEAKED_LEASES))
+		ended = [](void *, uint32_t) {};
+	return __real_kvh_client_close(clients, id, ended, arg);
+}
+KVH_WRAP(void, kvh_job_end,
+	 (struct kvh_job * job, int status, uint32_t n_ok, uint32_t usable, uint32_t flags))
+{
+	if (!sim::guards().out(sim::LOST_END, 100))
+		__real_kvh_job_end(job, status, n_ok, usable, flags);
+}
+KVH_WRAP(void, kvh_mover_kick, (struct kvh_mover * mover))
+{
+	if (!sim::guards().out(sim::LOST_KICK))
+		__real_kvh_mover_kick(mover);
+}
+}
+
+#endif
