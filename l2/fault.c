@@ -130,7 +130,7 @@ static int fault_make_slots(struct kvh_fault *fault)
 /* Of what was made so far; next is closed already. */
 static void fault_free(struct kvh_fault *fault)
 {
-	for (uint32_t i = 0; i < fault->n_slots; i++)
+	for (uint32_t i = 0; fault->slots != NULL && i < fault->n_slots; i++)
 		free(fault->slots[i].copy);
 	free(fault->slots);
 	free(fault->rules);
