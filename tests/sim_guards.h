@@ -48,15 +48,34 @@ inline const char *mutant_name(int mutant)
 struct Guards {
 	Mutant mutant = NONE;
 	uint64_t fail_alloc_in = 0; /* the library's allocations from now; 0: none */
+	/* What the library's own threads ask for while they complete work: memory, and
+	 * room in the queue of the store controller. 0: none fails */
+	uint64_t fail_inside_one_in = 0;
+	uint64_t failed = 0; /* of all these */
 	uint64_t n = 0;
+	Rng rng{0};
 
-	void reset()
+	void reset(uint64_t seed)
 	{
-		fail_alloc_in = n = 0;
+		fail_alloc_in = fail_inside_one_in = n = 0;
+		rng = Rng(seed);
 	}
 	bool alloc_fails()
 	{
-		return fail_alloc_in != 0 && --fail_alloc_in == 0;
+		if (fail_alloc_in != 0 && --fail_alloc_in == 0) {
+			failed++;
+			return true;
+		}
+		return fails_inside();
+	}
+	bool fails_inside()
+	{
+		const auto *world = static_cast<World *>(::kvh_sim);
+		const bool fails = fail_inside_one_in != 0 && world != nullptr &&
+				   world->inside() && rng.one_in(fail_inside_one_in);
+
+		failed += fails;
+		return fails;
 	}
 	/* This time the guard is left out. */
 	bool out(Mutant m, uint64_t one_in = 1)
@@ -88,6 +107,8 @@ inline Guards &guards()
 struct kvh_adapter;
 struct kvh_clients;
 struct kvh_controller;
+struct kvh_listener;
+struct kvh_published;
 struct kvh_mover;
 struct kvh_move;
 
@@ -142,6 +163,13 @@ KVH_WRAP(void *, realloc, (void *mem, size_t n))
 KVH_WRAP(int, posix_memalign, (void **mem_p, size_t align, size_t n))
 {
 	return sim::guards().alloc_fails() ? ENOMEM : __real_posix_memalign(mem_p, align, n);
+}
+KVH_WRAP(int, kvh_listener_push,
+	 (struct kvh_listener * listener, const struct kvh_published *items, uint32_t n))
+{
+	if (sim::guards().fails_inside())
+		return -ENOMEM;
+	return __real_kvh_listener_push(listener, items, n);
 }
 KVH_WRAP(int, kvh_frame_verify,
 	 (const void *frame, uint64_t bytes, const struct kvh_key *key, const uint8_t *digest,

@@ -15,7 +15,7 @@ namespace
 struct Args {
 	uint64_t seed = 0, count = 1000, ops = 300, jobs = 1;
 	int mutant = sim::NONE;
-	bool trace = false, hash = false;
+	bool trace = false, hash = false, completions_fail = false;
 };
 
 uint64_t current_seed;
@@ -49,6 +49,7 @@ error_t parse(int key, char *arg, argp_state *state)
 	case 'j': args.jobs = strtoull(arg, nullptr, 10); return 0;
 	case 'm': args.mutant = parse_mutant(arg, state); return 0;
 	case 't': args.trace = true; return 0;
+	case 'c': args.completions_fail = true; return 0;
 	case 'h': args.hash = true; return 0;
 	default: return ARGP_ERR_UNKNOWN;
 	}
@@ -63,6 +64,7 @@ int run_some(const Args &args, uint64_t first)
 		plan.seed = current_seed = args.seed + i;
 		plan.ops = args.ops;
 		plan.trace = args.trace;
+		plan.completions_fail = args.completions_fail;
 		const sim::Result result = sim::run_schedule(plan);
 		if (args.hash)
 			printf("%llu %016llx\n", sim::ull(plan.seed), sim::ull(result.hash));
@@ -71,6 +73,8 @@ int run_some(const Args &args, uint64_t first)
 		printf("seed %llu: %s\n", sim::ull(plan.seed), result.wrong.c_str());
 		return 1;
 	}
+	if (args.completions_fail)
+		printf("%llu failures\n", sim::ull(sim::guards().failed));
 	return 0;
 }
 
@@ -103,6 +107,8 @@ int main(int argc, char **argv)
 		{"ops", 'o', "N", 0, "operations a schedule (300)", 0},
 		{"jobs", 'j', "N", 0, "processes (1)", 0},
 		{"mutant", 'm', "NAME", 0, "leave a guard of the library out", 0},
+		{"completions-fail", 'c', nullptr, 0,
+		 "what completions ask for fails, often; prints how often", 0},
 		{"trace", 't', nullptr, 0, "print every step", 0},
 		{"hash", 'h', nullptr, 0, "print what each schedule's steps sum up to", 0},
 		{nullptr, 0, nullptr, 0, nullptr, 0},

@@ -25,6 +25,8 @@ struct Plan {
 	uint64_t seed = 1;
 	uint64_t ops = 300;
 	bool trace = false;
+	/* What completions ask for fails, often: see Guards::fail_inside_one_in. */
+	bool completions_fail = false;
 };
 
 struct Result {
@@ -74,7 +76,7 @@ class Schedule
 
 		stormy_adapters_ = w >= 2;
 		stormy_device_ = w == 6 || w == 7;
-		stormy_memory_ = w == 5 || w == 7;
+		stormy_memory_ = w == 5 || w == 7 || plan_.completions_fail;
 		roomy_ = w < 2 || rng_.one_in(3);
 	}
 	void draw_spaces()
@@ -137,10 +139,19 @@ class Schedule
 			o.watermark_low_pct = 98;
 			o.watermark_high_pct = 99;
 		}
-		const int err = kvh_engine_open(&o, &engine_);
+		int err = kvh_engine_open(&o, &engine_);
+		while (err == -ENOMEM && weather_.memory_fails &&
+		       world_.threads() <= abandoned_) {
+			world_.note("no memory for an engine");
+			err = kvh_engine_open(&o, &engine_);
+		}
 		if (err != 0)
-			violation("engine_open: %d", err);
+			violation("engine_open: %d, %zu threads", err, world_.threads());
 		counts_ = Counts();
+		if (plan_.completions_fail) {
+			weather_.memory_fails = true;
+			guards().fail_inside_one_in = 10;
+		}
 		for (Space &space : spaces_)
 			space.open(engine_);
 		for (uint64_t n = 1 + rng_.below(3); n > 0; n--)
@@ -327,7 +338,7 @@ class Schedule
 	}
 	void rarely()
 	{
-		switch (rng_.below(12)) {
+		switch (rng_.below(13)) {
 		case 0: die(); break;
 		case 1: unregister(); break;
 		case 2: release_orphan(); break;
@@ -341,6 +352,10 @@ class Schedule
 		case 7:
 		case 8: device_fault(); break;
 		case 9: memory_fault(); break;
+		case 10:
+			if (rng_.one_in(4))
+				reopen();
+			break;
 		default: poll_all(16); break;
 		}
 	}
@@ -350,6 +365,28 @@ class Schedule
 
 		world_.pass(rng_.below(spans[rng_.below(5)]));
 		world_.note("time passes");
+	}
+
+	/* The engine stops with all that is in flight, and another begins. */
+	void reopen()
+	{
+		static const uint64_t drains[] = {0, 0, 20 * MS, 4000 * MS};
+
+		world_.note("the engine stops");
+		kvh_host_release(engine_->dev);
+		release_held();
+		stop(drains[rng_.below(4)]);
+		for (auto &p : pools_)
+			p->check_all();
+		for (auto &c : clients_)
+			orphans_.insert(orphans_.end(), c->stale().begin(), c->stale().end());
+		clients_.clear();
+		pools_.clear();
+		guards().fail_inside_one_in = 0; /* until it is open */
+		orphans_.clear();                /* another engine may give the same numbers */
+		for (auto &key : keys_)
+			key.second.stored = false;
+		open();
 	}
 
 	/* ---- faults ---- */
@@ -463,7 +500,7 @@ class Schedule
 	}
 	void heal()
 	{
-		guards().fail_alloc_in = 0;
+		guards().fail_alloc_in = guards().fail_inside_one_in = 0;
 		kvh_host_release(engine_->dev);
 		for (uint32_t i = 0; i < n_l2_; i++) {
 			kvh_fault *fault = kvh_fault_find(("sim" + std::to_string(i)).c_str());
@@ -500,7 +537,8 @@ class Schedule
 			p->check_all();
 		if (rng_.one_in(2))
 			nothing_is_kept();
-		close();
+		weather_.adapters_fail = false; /* all was given back */
+		stop(0);
 	}
 	void finish_jobs()
 	{
@@ -610,15 +648,18 @@ class Schedule
 		if (st.l1_used_bytes != 0 || st.l1_frames != 0)
 			violation("%llu frames cannot be evicted", ull(st.l1_frames));
 	}
-	void close()
+	void stop(uint64_t drain_ns)
 	{
-		const int err = kvh_engine_close(std::exchange(engine_, nullptr), 0);
+		const int err = kvh_engine_close(std::exchange(engine_, nullptr), drain_ns);
 
-		if (err != 0)
+		/* An adapter may keep a buffer, and so the device: then all of it stays. */
+		if (err != 0 && (err != -ETIMEDOUT || !weather_.adapters_fail))
 			violation("engine_close: %d", err);
 		for (auto &c : clients_)
 			c->gone();
-		if (world_.threads() != 0)
+		if (err != 0)
+			abandoned_ = world_.threads(); /* its device's streams */
+		if (world_.threads() > abandoned_)
 			violation("%zu threads are left", world_.threads());
 	}
 
@@ -634,6 +675,7 @@ class Schedule
 	std::vector<Space> spaces_;
 	kvh_engine *engine_ = nullptr;
 	uint32_t n_l2_ = 0;
+	size_t abandoned_ = 0; /* threads of engines that could not be freed */
 	std::vector<std::unique_ptr<Pool>> pools_;
 	std::vector<std::unique_ptr<Client>> clients_;
 	std::vector<kvh_lease_t> orphans_;
@@ -643,7 +685,7 @@ inline Result run_schedule(const Plan &plan)
 {
 	Schedule schedule(plan);
 
-	guards().reset();
+	guards().reset(plan.seed);
 	try {
 		return schedule.run();
 	} catch (const std::runtime_error &e) {

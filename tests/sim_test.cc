@@ -17,6 +17,11 @@ namespace
 {
 
 constexpr unsigned SHARDS = 8;
+#ifdef KVH_DEBUG
+constexpr bool DEBUG = true;
+#else
+constexpr bool DEBUG = false;
+#endif
 
 struct Ran {
 	bool well;
@@ -49,7 +54,7 @@ uint64_t schedules()
 
 	if (s != nullptr)
 		return strtoull(s, nullptr, 10) / SHARDS;
-	return TSAN ? 40 : ASAN ? 100 : 2500;
+	return TSAN ? 40 : ASAN ? 100 : DEBUG ? 250 : 2500;
 }
 
 class Sim : public testing::TestWithParam<unsigned>
@@ -87,6 +92,16 @@ TEST(SimSeeds, ATraceIsOfTheSameSchedule)
 
 	EXPECT_NE(std::string::npos, traced.output.find("the reckoning"));
 	EXPECT_NE(std::string::npos, traced.output.find(plain.output));
+}
+
+/* Memory, and the store controller's ear, fail in the middle of completions. */
+TEST(SimCompletions, NothingIsStuckWhenTheyFail)
+{
+	const uint64_t count = TSAN || ASAN ? 60 : DEBUG ? 300 : 3000;
+	const Ran r = run("--seed 9000000 --completions-fail --count " + std::to_string(count));
+
+	ASSERT_TRUE(r.well) << r.output;
+	EXPECT_GE(strtoull(r.output.c_str(), nullptr, 10), 5 * count) << r.output;
 }
 
 /* Negative controls: the library without one guard, and how many schedules it may

@@ -13,6 +13,7 @@
 #include "kvhoist.h"
 #include "sim_world.h"
 
+#include <cerrno>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -97,7 +98,9 @@ struct Space {
 		d.pp_size = 1;
 		d.n_groups = static_cast<uint32_t>(descs.size());
 		d.groups = descs.data();
-		const int err = kvh_space_open(engine, &d, &id);
+		int err = kvh_space_open(engine, &d, &id);
+		if (err == -ENOMEM)
+			err = kvh_space_open(engine, &d, &id); /* one fails at a time */
 		if (err != 0)
 			violation("space %s cannot be opened: %d", name.c_str(), err);
 	}

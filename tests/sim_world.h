@@ -120,6 +120,11 @@ class World : public kvh_sim
 	{
 		return now_;
 	}
+	/* In a round of the library's, or in the middle of a user's call. */
+	bool inside() const
+	{
+		return inside_ > 0;
+	}
 	uint64_t rounds() const
 	{
 		return rounds_;
