@@ -20,7 +20,7 @@ BUILD     = cmake --build --preset $(1) --parallel $(JOBS)
 TEST      = ctest --preset $(1) --parallel $(JOBS)
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test asan tsan crash crash-guest install format check-format clean help deps deps-ci
+.PHONY: all demo test asan tsan torture crash crash-guest install format check-format clean help deps deps-ci
 
 all: deps
 	@$(call CONFIGURE,release)
@@ -45,6 +45,23 @@ tsan: deps-ci
 	@$(call CONFIGURE,tsan)
 	@$(call BUILD,tsan)
 	@$(call TEST,tsan)
+
+# Hours. What is random has its seed printed; KVHOIST_SEED=N repeats it.
+TORTURE_SCHEDULES ?= 1000000
+SIM = $(RELEASE)/tests/kvhoist-sim --jobs $(JOBS)
+
+torture: deps-ci
+	@$(call CONFIGURE,release)
+	@$(call BUILD,release) --target kvhoist-sim soak_test engine_stress_test
+	@$(call CONFIGURE,tsan)
+	@$(call BUILD,tsan) --target engine_stress_test l1_stress_test mover_stress_test
+	@seed=$${KVHOIST_SEED:-$$(date +%s)000000}; \
+	echo "== $(TORTURE_SCHEDULES) schedules: KVHOIST_SEED=$$seed"; \
+	$(SIM) --seed $$seed --count $(TORTURE_SCHEDULES) && \
+	$(SIM) --seed $$seed --count 6000 --completions-fail
+	@KVHOIST_LONG=1 tests/crash.sh $(RELEASE)/tests 'soak|engine_stress'
+	@KVHOIST_LONG=1 $$(setarch -R true 2>/dev/null && echo setarch -R) \
+		tests/crash.sh build/tsan/tests '(engine|l1|mover)_stress'
 
 # The long forms, with all invariants checked. They print their seeds, and verdicts:
 # KVHOIST_SEED=N repeats a run, CRASH=REGEX runs some.
@@ -82,6 +99,7 @@ help:
 	@echo 'make test             build, then run all tests'
 	@echo 'make asan             the tests under AddressSanitizer and UBSan'
 	@echo 'make tsan             the tests under ThreadSanitizer (clang)'
+	@echo 'make torture          simulation, races and a soak, for hours'
 	@echo 'make crash            kills, power cuts, damage and faults under L2, for minutes'
 	@echo 'make crash-guest      the same in a kernel of its own, under qemu'
 	@echo 'make install          install into PREFIX=$(PREFIX)'

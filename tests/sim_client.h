@@ -182,7 +182,10 @@ class Client
 		opts.flags = flags;
 		opts.deadline_ns = deadline_ns;
 		opts.user_data = reinterpret_cast<uintptr_t>(&job);
-		began(job, kvh_prefetch(queue_, &prefix, &opts, job.got.data(), &job.id));
+		began(job,
+		      kvh_prefetch(queue_, &prefix, &opts,
+				   (flags & KVH_PREFETCH_WARM) != 0 ? nullptr : job.got.data(),
+				   &job.id));
 	}
 	/* Chunks usable. */
 	uint32_t lookup(const Space &space, uint32_t prompt, uint32_t chunks, bool lease)
@@ -596,11 +599,13 @@ class Client
 			violation("a prefetch timed out before its deadline");
 		if (e.status == -ECANCELED && e.usable != 0)
 			violation("a cancelled prefetch with %u chunks", e.usable);
+		last_usable = e.status == 0 ? e.usable : 0;
+		if ((job.flags & KVH_PREFETCH_WARM) != 0)
+			return; /* leases nothing */
 		const uint32_t n = take_leases(*job.space, job.prompt, job.chunks, e.usable,
 					       job.got, &job.asked);
 		if (n != e.n_ok)
 			violation("prefetch: %u ok, %u leases", e.n_ok, n);
-		last_usable = e.status == 0 ? e.usable : 0;
 	}
 	void erase_ended(Job &job, const kvh_event &e)
 	{

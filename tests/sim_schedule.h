@@ -124,7 +124,8 @@ class Schedule
 			l2.push_back(spec.c_str());
 		kvh_engine_opts_init(&o, sizeof(o));
 		o.device = "host";
-		o.l1_bytes = (spaces_.size() + (roomy_ ? 6 : 0)) * 2 * MIB;
+		/* Slabs of 2 MiB hold frames of one size each. */
+		o.l1_bytes = spaces_.size() * (roomy_ ? 4 : 1) * 2 * MIB;
 		o.l2 = l2.data();
 		o.n_l2 = n_l2_;
 		o.policy = rng_.one_in(3) && n_l2_ > 0 && !calm() ? "buffer-only" : "default";
@@ -235,7 +236,7 @@ class Schedule
 
 		client().prefetch(s, static_cast<uint32_t>(rng_.below(s.prompts)),
 				  1 + static_cast<uint32_t>(rng_.below(s.chunks)),
-				  static_cast<uint32_t>(rng_.below(2)),
+				  static_cast<uint32_t>(rng_.below(rng_.one_in(3) ? 8 : 2)),
 				  deadlines[rng_.below(7)]);
 	}
 	void lookup()

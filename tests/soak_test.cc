@@ -110,8 +110,9 @@ void soak(uint64_t n, uint64_t seed)
 	VERDICT("soak: %" PRIu64 " operations, memory grew by %" PRId64 " KiB", n,
 		grown / 1024);
 	/* Sanitizers keep what was freed for a while. */
-	if (!TSAN && !ASAN)
+	if (!TSAN && !ASAN) {
 		EXPECT_LE(grown, 1 << 20);
+	}
 }
 
 TEST(Soak, MemoryAndFdsStayAsTheyAre)
