@@ -214,6 +214,8 @@ int kvh_adapter_submit_now(struct kvh_adapter *a, struct kvh_l2_task *task)
 {
 	int err;
 
+	if (a->self == NULL)
+		return -ESHUTDOWN;
 	if (a->out.n == a->out.max)
 		return -EAGAIN;
 	task->req.cancelled = false;

@@ -117,9 +117,9 @@ void kvh_adapter_shut_done(struct kvh_adapter *a, bool closed)
 		kvh_err("%s: does not close; %llu requests are still out, their memory stays "
 			"mapped",
 			a->ops->name, (unsigned long long)(a->inflight.n + a->late.n));
+	else
+		a->self = NULL; /* before anybody is told, who might ask for more */
 	kvh_adapter_end_out(a, closed);
-	if (closed)
-		a->self = NULL;
 }
 
 int kvh_adapter_close(struct kvh_adapter *a, uint64_t deadline_ns)

@@ -136,6 +136,24 @@ TEST(AdapterBreaker, TimeoutsOpenItAndNoBufferIsFreed)
 		EXPECT_TRUE(task.back);
 }
 
+// The adapter's close ends what a trial has with it; the trial's next step would go
+// to what is not there any more.
+TEST(AdapterBreaker, ATrialThatACloseEndsAsksForNothingMore)
+{
+	l2test::Log log;
+	Rig rig("fault:b,script=any x*:fail=EIO,next=mem", 3);
+
+	fail_until_open(rig);
+	ASSERT_EQ(kvh_fault_set_script(kvh_fault_find("b"), "get x*:hang"), 0);
+	to_trial(rig);
+	ASSERT_EQ(rig.a->inflight.n, 1u); // its GET
+	kvh_adapter_drop_waiting(rig.a);
+	ASSERT_EQ(kvh_adapter_shut(rig.a, KVH_L2_DEADLINE_NO), 0);
+	kvh_adapter_shut_done(rig.a, true);
+	EXPECT_EQ(rig.a->inflight.n, 0u);
+	EXPECT_FALSE(kvh_adapter_usable(rig.a));
+}
+
 // Full and read-only adapters still read: that is no reason to leave them alone.
 TEST(AdapterBreaker, AFullAdapterIsStillReadFrom)
 {
