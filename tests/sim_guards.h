@@ -53,6 +53,7 @@ struct Guards {
 	uint64_t fail_inside_one_in = 0;
 	uint64_t failed = 0; /* of all these */
 	uint64_t n = 0;
+	uint64_t locked = 0; /* L1 tells of a key under its shard's lock */
 	Rng rng{0};
 
 	void reset(uint64_t seed)
@@ -84,17 +85,17 @@ struct Guards {
 	}
 };
 
-inline void yield()
-{
-	if (::kvh_sim != nullptr)
-		static_cast<World *>(::kvh_sim)->yield();
-}
-
 inline Guards &guards()
 {
 	static Guards guards;
 
 	return guards;
+}
+
+inline void yield()
+{
+	if (::kvh_sim != nullptr && guards().locked == 0)
+		static_cast<World *>(::kvh_sim)->yield();
 }
 
 } // namespace sim
@@ -122,6 +123,12 @@ KVH_WRAP(void, kvh_loop_post, (struct kvh_loop * loop, struct kvh_loop_work *wor
 {
 	sim::yield();
 	__real_kvh_loop_post(loop, work);
+}
+KVH_WRAP(void, kvh_l1_tell, (struct kvh_l1 * l1, const struct kvh_key *key))
+{
+	sim::guards().locked++;
+	__real_kvh_l1_tell(l1, key);
+	sim::guards().locked--;
 }
 KVH_WRAP(uint32_t, kvh_l1_reserve,
 	 (struct kvh_l1 * l1, struct kvh_l1_reserve *items, uint32_t n))
