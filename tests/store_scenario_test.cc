@@ -68,7 +68,10 @@ TEST(SlowAdapter, ControlItsOwnAnswerIsLate)
 uint64_t before_the_other(bool same_space)
 {
 	// One at a time; the first hangs until all are in the queue.
-	Rig rig(with({"fault:f,script=put@1:hang,next=mem:x,depth=1"}));
+	Options options = with({"fault:f,script=put@1:hang,next=mem:x,depth=1"});
+
+	options.workers = 1; /* several seal out of order */
+	Rig rig(options);
 	std::atomic<uint64_t> flood{0}, seen{UINT64_MAX};
 	struct Told : kvh_persist {
 		std::function<void()> fn;
