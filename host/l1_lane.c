@@ -5,6 +5,7 @@
  */
 #include "host/l1_impl.h"
 #include "host/log.h"
+#include "host/root.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@ int kvh_l1_lanes_open(struct kvh_l1 *l1)
 
 	if (at == MAP_FAILED)
 		return -ENOMEM;
+	kvh_root_add(at, slots_bytes(l1));
 	l1->slots = at;
 	for (uint32_t i = 0; i < l1->n_shards; i++) {
 		l1->shards[i].slots = l1->slots + (uint64_t)i * KVH_LANES_MAX;
@@ -42,6 +44,7 @@ void kvh_l1_lanes_close(struct kvh_l1 *l1)
 			free(shard->slots[lane].lane);
 		}
 	}
+	kvh_root_remove(l1->slots, slots_bytes(l1));
 	(void)munmap(l1->slots, slots_bytes(l1));
 }
 

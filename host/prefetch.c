@@ -97,7 +97,7 @@ static void place(struct kvh_prefetch *p, enum kvh_prefetch_place to)
 {
 	if (p->place != KVH_PREFETCH_IDLE)
 		TAILQ_REMOVE(queue_of(p), p, turn);
-	p->place = to;
+	p->place = (uint8_t)to;
 	if (to != KVH_PREFETCH_IDLE)
 		TAILQ_INSERT_TAIL(queue_of(p), p, turn);
 }

@@ -7,6 +7,7 @@
 #include "l2/shelf.h"
 
 #include "host/log.h"
+#include "host/root.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -16,7 +17,8 @@
 #include <sys/random.h>
 
 #define BUCKETS_FIRST 1024u
-#define FRAME_MIN     4096u /* nothing smaller is stored */
+#define FRAME_MIN     4096u                /* nothing smaller is stored */
+#define ROOT_MAX      (UINT64_C(64) << 20) /* of items that a leak checker looks at */
 
 _Static_assert(sizeof(struct kvh_key) == 32, "keys are hashed and compared as bytes");
 _Static_assert(sizeof(struct kvh_shelf_item) == 64, "what shelf.h says of memory");
@@ -24,6 +26,14 @@ _Static_assert(sizeof(struct kvh_shelf_item) == 64, "what shelf.h says of memory
 const char *const kvh_shelf_policies[] = {"lru", "s3-fifo", "arc", NULL};
 
 /* ---- open and close ------------------------------------------------------ */
+
+/* Of the items' memory: their data is malloc'ed by some adapters. */
+static size_t root_bytes(const struct kvh_shelf *shelf)
+{
+	uint64_t bytes = shelf->max * sizeof(*shelf->items);
+
+	return bytes < ROOT_MAX ? bytes : ROOT_MAX;
+}
 
 static uint32_t items_max(uint64_t size)
 {
@@ -52,6 +62,8 @@ int kvh_shelf_open(struct kvh_shelf *shelf, const struct kvh_order_ops *policy, 
 			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (shelf->items == MAP_FAILED)
 		shelf->items = NULL;
+	else
+		kvh_root_add(shelf->items, root_bytes(shelf));
 	shelf->buckets = malloc(shelf->n_buckets * sizeof(*shelf->buckets));
 	if (shelf->items == NULL || shelf->buckets == NULL) {
 		kvh_shelf_close(shelf);
@@ -69,8 +81,10 @@ void kvh_shelf_close(struct kvh_shelf *shelf)
 	}
 	free(shelf->spaces);
 	free(shelf->buckets);
-	if (shelf->items != NULL)
+	if (shelf->items != NULL) {
+		kvh_root_remove(shelf->items, root_bytes(shelf));
 		(void)munmap(shelf->items, shelf->max * sizeof(*shelf->items));
+	}
 	kvh_order_items_close(&shelf->order_items);
 	shelf->items = NULL;
 }
