@@ -116,7 +116,8 @@ static void seal_ahead(struct kvh_rig *rig)
 	struct kvh_lane *lane;
 
 	while ((lane = lane_take(&rig->puts)) != NULL) {
-		lane->number = rig->next_put++;
+		lane->number = rig->next_put;
+		__atomic_store_n(&rig->next_put, lane->number + 1, __ATOMIC_RELAXED);
 		key_make(lane->number, &lane->task.req.key);
 		kvh_frame_fill(lane->frame, &lane->task.req.key, digest, &parent,
 			       lane->number + 1, payload);

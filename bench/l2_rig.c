@@ -142,18 +142,20 @@ int kvh_rig_run(struct kvh_rig *rig, enum kvh_l2_mode mode, uint64_t n,
 int kvh_rig_find(struct kvh_rig *rig)
 {
 	struct kvh_rig_result result = {0};
+	/* Frames are still sealed ahead for a store to come. */
+	const uint64_t n = __atomic_load_n(&rig->next_put, __ATOMIC_RELAXED);
 	struct kvh_flow flow = {
-		.mode = KVH_L2_PROBES, .finding = true, .n = rig->next_put, .result = &result};
+		.mode = KVH_L2_PROBES, .finding = true, .n = n, .result = &result};
 	int err;
 
 	rig->n_living = rig->next_living = rig->find_next = 0;
-	if (rig->living_room < rig->next_put) {
-		uint64_t *more = reallocarray(rig->living, rig->next_put, sizeof(*more));
+	if (rig->living_room < n) {
+		uint64_t *more = reallocarray(rig->living, n, sizeof(*more));
 
 		if (more == NULL)
 			return -ENOMEM;
 		rig->living = more;
-		rig->living_room = rig->next_put;
+		rig->living_room = n;
 	}
 	err = flow_run(rig, &flow);
 	free(result.latency.ns);
