@@ -348,6 +348,7 @@ int kvh_controller_open(const struct kvh_controller_opts *opts,
 	err = kvh_workers_open(opts->workers, &c->workers);
 	if (err != 0)
 		goto err_listener;
+	kvh_demote_open(c);
 	kvh_loop_measure(c->loop, c->opts.metrics->latency[KVH_LATENCY_ROUND]);
 	kvh_workers_measure(c->workers, c->opts.metrics->latency[KVH_LATENCY_WORK]);
 	err = kvh_prefetcher_open(c);
@@ -365,6 +366,7 @@ err_adapters:
 	close_adapters(c);
 	kvh_prefetcher_close(c);
 err_workers:
+	kvh_demote_close(c);
 	kvh_workers_close(c->workers);
 err_listener:
 	kvh_listener_close(&c->listener);
@@ -416,6 +418,7 @@ int kvh_controller_close(struct kvh_controller *c, uint64_t deadline_ns)
 		kvh_read_quarantine(c);
 	}
 	kvh_prefetcher_close(c);
+	kvh_demote_close(c);
 	kvh_listener_close(&c->listener);
 	kvh_loop_close(c->loop);
 	if (err == 0)

@@ -60,6 +60,14 @@ struct kvh_controller {
 	uint64_t next_retry_ns;             /* the earliest backoff, UINT64_MAX: none */
 	struct kvh_defer defer;
 
+	/* store_demote.c: bytes of DEMOTED and PICKED items; whether any frame was made
+	 * dirty since the last walk over all of them began; where the walk is. */
+	struct kvh_loop_work demote; /* any thread posts it, once at a time */
+	bool demote_posted;          /* atomic */
+	uint64_t going_bytes;
+	bool dirtied, walking, picking; /* picking: a flush waits for the walk */
+	uint32_t walk_at;
+
 	struct kvh_flush *flushes; /* flush.c: HEARING, by target */
 	struct kvh_epoch *epoch, *oldest_epoch;
 
@@ -86,6 +94,10 @@ uint64_t kvh_store_tick(struct kvh_controller *c, uint64_t now_ns);
 void kvh_store_stop(struct kvh_controller *c);   /* drops what waits for a retry or a seal */
 void kvh_store_erased(struct kvh_controller *c); /* keys: theirs leave backoff */
 void kvh_store_quarantine(struct kvh_controller *c); /* after a close that timed out */
+
+/* store_demote.c */
+void kvh_demote_open(struct kvh_controller *c); /* L1 tells it from now on */
+void kvh_demote_close(struct kvh_controller *c);
 
 /* change.c */
 /* Puts an open adapter into its place. */

@@ -3,7 +3,8 @@
  * flush.c - a flush ends when all that was stored before it has reached the
  * adapters or failed, and they have made it last. The controller's thread.
  *
- *   HEARING --all that was pushed before is looked at--> WAITING
+ *   HEARING --all that was pushed before is looked at--> PICKING
+ *   PICKING --every dirty frame is on its way----------> WAITING
  *   WAITING --its epoch and all before are empty-------> SYNCING
  *   SYNCING --every adapter has answered---------------> ended
  *
@@ -141,7 +142,7 @@ static void sync_begin(struct kvh_controller *c, struct kvh_flush *flush, bool f
 
 /* ---- a flush -------------------------------------------------------------- */
 
-/* HEARING -> WAITING: what was stored up to here is its epoch. */
+/* PICKING -> WAITING: what was stored up to here is its epoch. */
 static void flush_cut(struct kvh_controller *c, struct kvh_flush *flush)
 {
 	kvh_defer_release(c);
@@ -158,7 +159,11 @@ void kvh_flush_tick(struct kvh_controller *c)
 {
 	struct kvh_flush *flush;
 
+	c->picking = false;
 	while ((flush = c->flushes) != NULL && flush->target <= c->processed) {
+		c->picking = !kvh_demote_all(c);
+		if (c->picking)
+			break;
 		c->flushes = flush->next;
 		flush_cut(c, flush);
 	}
@@ -210,6 +215,7 @@ void kvh_flush_cancel(struct kvh_flush *flush)
 	} else if (flush->waits != NULL) {
 		flush->waits->flush = NULL;
 	} else {
+		kvh_demote_all_cancel(flush->controller);
 		for (at = &flush->controller->flushes; *at != flush; at = &(*at)->next)
 			;
 		*at = flush->next;

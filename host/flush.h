@@ -25,7 +25,7 @@ struct kvh_flush {
 	struct kvh_controller *controller;
 	struct kvh_loop_work start;
 	uint64_t target;         /* HEARING: the listener's count at the call */
-	struct kvh_epoch *epoch; /* HEARING: the one that follows */
+	struct kvh_epoch *epoch; /* HEARING, PICKING: the one that follows */
 	struct kvh_epoch *waits; /* WAITING */
 	struct sync *sync;       /* SYNCING */
 	struct kvh_flush *next;

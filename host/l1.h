@@ -187,12 +187,22 @@ void kvh_l1_quarantine(struct kvh_l1 *l1, kvh_frame frame);
 void kvh_l1_set_dirty(struct kvh_l1 *l1, kvh_frame frame);
 void kvh_l1_set_clean(struct kvh_l1 *l1, kvh_frame frame);
 bool kvh_l1_is_dirty(const struct kvh_l1 *l1, kvh_frame frame);
-/* Dirty frames that eviction has met, oldest first, with an engine hold on each:
- * each has to be given to kvh_l1_demoted. Returns how many. */
-uint32_t kvh_l1_demote_take(struct kvh_l1 *l1, kvh_frame *frames, uint32_t max);
+/* Who is called, as kvh_l1_opts.demote says. While no other thread is in L1. */
+void kvh_l1_demoter_set(struct kvh_l1 *l1, void (*demote)(void *arg), void *arg);
+/* Bytes that eviction lacks and could have of dirty frames, beyond those that are
+ * on their way to L2. */
+uint64_t kvh_l1_demote_lacks(const struct kvh_l1 *l1);
+/* Dirty frames that eviction has met, about oldest first, with an engine hold on
+ * each: each has to be given to kvh_l1_demoted. Stops after `max_bytes`. Returns how
+ * many. */
+uint32_t kvh_l1_demote_take(struct kvh_l1 *l1, kvh_frame *frames, uint32_t max,
+			    uint64_t max_bytes);
 /* Ends that hold. `done`: it is in L2 now, and evicted if nobody else holds it;
  * else it stays dirty, and in line again when eviction meets it. */
 void kvh_l1_demoted(struct kvh_l1 *l1, kvh_frame frame, bool done);
+/* Instead: it is not waited for any longer, but an adapter still reads it. The hold
+ * stays, until kvh_l1_unhold. */
+void kvh_l1_demote_late(struct kvh_l1 *l1, kvh_frame frame);
 /* Any dirty frame, for a flush: walks the records from *cursor, 0 at first; the
  * frame has an engine hold. False: no more. */
 bool kvh_l1_next_dirty(struct kvh_l1 *l1, uint32_t *cursor, kvh_frame *frame_p);

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 
 struct truth {
-	uint64_t frames, listed, kin, line, doomed, quarantined, absent;
+	uint64_t frames, listed, kin, line, line_bytes, doomed, quarantined, absent;
 	uint64_t counts; /* leases and holds */
 	uint64_t bytes;
 	uint64_t *space_bytes; /* by number */
@@ -92,6 +92,8 @@ static const char *rec_fault(struct kvh_l1 *l1, uint32_t rec, struct truth *t)
 	bytes = kvh_arena_frame_bytes(l1->arena, kvh_l1_memory(l1, r->page));
 	t->bytes += bytes;
 	t->space_bytes[kvh_l1_space_of(l1, rec)] += bytes;
+	if (can_be_found(r) && kvh_word_place(r->word) == KVH_PLACE_LINE)
+		t->line_bytes += bytes;
 	if (can_be_found(r) && l1->parents[rec] != 0)
 		t->children[l1->parents[rec] - 1]++;
 	return NULL;
@@ -209,7 +211,7 @@ static const char *l1_fault(struct kvh_l1 *l1, struct truth *is)
 	kvh_arena_stats(l1->arena, &arena);
 	seen.bytes = arena.used_bytes;
 	seen.counts = kvh_clients_leases(l1->clients) + holds;
-	if (is->kin != l1->n_kin || is->line != l1->n_line)
+	if (is->kin != l1->n_kin || is->line != l1->n_line || is->line_bytes != l1->line_bytes)
 		return "KIN or LINE frames != their counters";
 	fault = sum_fault(is, &seen);
 	return fault != NULL ? fault : spaces_fault(l1, is);

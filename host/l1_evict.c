@@ -11,14 +11,16 @@
  * without it. Then its parents are next, up the prefix, as far as they are old and
  * have no other children. What is held, dirty or has children that stay is set
  * aside when it is met.
+ *
+ * Dirty frames need L2 before they give room. Who hunts in the background can wait
+ * for that: what is in line for it counts as gone. Who needs memory now passes them
+ * over for what is clean and younger, and as many bytes go to L2.
  */
 #include "host/l1_impl.h"
 
 #include <errno.h>
 
-#define AGE_PART   16u /* what is nearly as old as the oldest goes, too */
 #define LOCKED_MAX 32u /* frames that are met under one locking of a shard */
-#define AHEAD_MAX  (1u << 24)
 #define CHAIN_MAX  32u /* parents that are looked ahead for */
 
 struct hunt {
@@ -27,16 +29,35 @@ struct hunt {
 	uint64_t want_bytes;
 	struct kvh_victims gone;
 	struct kvh_l1_evicted of_space; /* a part of them */
-	uint32_t turn; /* shards to go on from the one with the oldest; 0: alone */
-	bool queued;   /* dirty frames were met: there is something to demote */
+	uint32_t turn;   /* shards to go on from the one with the oldest; 0: alone */
+	bool patient;    /* in the background */
+	uint64_t coming; /* of the patient: bytes in line for L2, or on their way */
 	/* Of frames that are gone, from the last locking: may be next. */
-	uint32_t parents[LOCKED_MAX];
+	uint32_t parents[LOCKED_MAX], stamps[LOCKED_MAX]; /* and the stamps of their child */
 	uint32_t n_parents;
 };
 
 static bool is_done(const struct hunt *hunt)
 {
-	return hunt->gone.n >= hunt->want || hunt->gone.bytes >= hunt->want_bytes;
+	return hunt->gone.n >= hunt->want ||
+	       hunt->gone.bytes + hunt->coming >= hunt->want_bytes;
+}
+
+static void parent_is_next(struct hunt *hunt, uint32_t parent, uint32_t stamp)
+{
+	if (parent == KVH_REC_NONE || hunt->n_parents == LOCKED_MAX)
+		return;
+	hunt->parents[hunt->n_parents] = parent;
+	hunt->stamps[hunt->n_parents++] = stamp;
+}
+
+/* Its parents are next, as if it were gone. */
+static void put_in_line(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec,
+			struct hunt *hunt)
+{
+	(void)kvh_l1_set_aside(l1, shard, rec, KVH_PLACE_LINE);
+	hunt->coming += hunt->patient ? kvh_l1_rec_bytes(l1, rec) : 0;
+	parent_is_next(hunt, kvh_l1_parent(l1, rec), l1->items.links[rec].stamp);
 }
 
 /* ---- one frame, under its shard's lock ---------------------------------- */
@@ -85,12 +106,12 @@ static void evict_chunk(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t 
 	const uint64_t hash[2] = {r->hash[0], r->hash[1]};
 	uint32_t family = kvh_l1_family_of(l1, rec);
 	uint32_t parent = kvh_l1_parent(l1, rec);
+	uint32_t stamp = l1->items.links[rec].stamp;
 
 	if (!evict_one(l1, shard, rec, hunt))
 		return;
 	evict_siblings(l1, shard, hash, family, hunt);
-	if (parent != KVH_REC_NONE && hunt->n_parents < LOCKED_MAX)
-		hunt->parents[hunt->n_parents++] = parent;
+	parent_is_next(hunt, parent, stamp);
 }
 
 /* A frame whose turn it is, according to its order. False: it has children, and
@@ -103,14 +124,12 @@ static bool meet(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec, st
 		return true; /* it went with another of its chunk */
 	if (kvh_word_count(word) > 0 && kvh_l1_set_aside(l1, shard, rec, KVH_PLACE_PARKED))
 		return true;
-	if ((word & KVH_WORD_DIRTY) != 0) {
-		(void)kvh_l1_set_aside(l1, shard, rec, KVH_PLACE_LINE);
-		hunt->queued = true;
-		return true;
-	}
 	if (kvh_l1_children(l1, rec) > 0)
 		return false;
-	evict_chunk(l1, shard, rec, hunt);
+	if ((word & KVH_WORD_DIRTY) != 0)
+		put_in_line(l1, shard, rec, hunt);
+	else
+		evict_chunk(l1, shard, rec, hunt);
 	return true;
 }
 
@@ -124,15 +143,6 @@ static void set_kin(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec)
 
 /* ---- one lane of one shard ---------------------------------------------- */
 
-/* In uses of L1, modulo 2^32: frames of several shards that are older still are
- * taken in any order. Others' stamps can be a little ahead of `now`. */
-static uint32_t age_of(uint32_t now, uint64_t stamp)
-{
-	uint32_t age = now - (uint32_t)stamp;
-
-	return age <= UINT32_MAX - AHEAD_MAX ? age : 0;
-}
-
 /* The next victims of the age or older, up to n. What evicting them will miss in
  * the cache is asked for, for all of them at once. */
 static uint32_t list_victims(struct kvh_l1 *l1, struct kvh_l1_shard *shard,
@@ -142,7 +152,7 @@ static uint32_t list_victims(struct kvh_l1 *l1, struct kvh_l1_shard *shard,
 	uint32_t all = kvh_order_victims(&lane->order, recs, n);
 	uint32_t len = 0;
 
-	while (len < all && age_of(now, l1->items.links[recs[len]].stamp) >= age)
+	while (len < all && kvh_l1_age(now, l1->items.links[recs[len]].stamp) >= age)
 		__builtin_prefetch(&l1->recs[recs[len++]], 1);
 	for (uint32_t i = 0; i < len; i++)
 		kvh_index_prefetch(&shard->index, kvh_l1_identity(l1, recs[i]));
@@ -173,24 +183,45 @@ static bool is_hunted(const struct kvh_l1 *l1, uint32_t lane, const struct hunt 
 					  : hunt->lane == lane;
 }
 
-/* Whatever frame the record has by now: it is a victim if it is as old as one. */
+/* A dirty one, whose child is in line: goes behind that. */
+static bool line_parent(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec,
+			uint64_t word, uint32_t now, uint32_t stamp, struct hunt *hunt)
+{
+	uint32_t *own = &l1->items.links[rec].stamp;
+
+	if (kvh_word_place(word) == KVH_PLACE_LINE || kvh_word_count(word) > 0 ||
+	    kvh_l1_children(l1, rec) > 1)
+		return false;
+	if (kvh_l1_age(now, *own) > kvh_l1_age(now, stamp))
+		*own = stamp;
+	put_in_line(l1, shard, rec, hunt);
+	return true;
+}
+
+/* Whatever frame the record has by now: it is a victim if it is as old as one.
+ * `stamp`: a little younger than its child's. */
 static bool hunt_parent(struct kvh_l1 *l1, uint32_t rec, uint32_t now, uint32_t age,
-			struct hunt *hunt)
+			uint32_t stamp, struct hunt *hunt)
 {
 	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
 	uint32_t before = hunt->gone.n, n_parents = hunt->n_parents;
+	bool lined = false;
 	uint64_t word;
 
 	pthread_mutex_lock(&shard->lock);
 	word = kvh_word_load(&l1->recs[rec]);
 	if (kvh_l1_shard_of(l1, rec) == shard && kvh_word_state(word) == KVH_FRAME_READY &&
-	    kvh_word_place(word) == KVH_PLACE_LISTED && kvh_l1_children(l1, rec) == 0 &&
-	    age_of(now, l1->items.links[rec].stamp) >= age &&
-	    is_hunted(l1, kvh_family_lane(&l1->families, kvh_l1_family_of(l1, rec)), hunt))
-		evict_chunk(l1, shard, rec, hunt);
+	    kvh_l1_age(now, l1->items.links[rec].stamp) >= age &&
+	    is_hunted(l1, kvh_family_lane(&l1->families, kvh_l1_family_of(l1, rec)), hunt)) {
+		if ((word & KVH_WORD_DIRTY) != 0)
+			lined = line_parent(l1, shard, rec, word, now, stamp, hunt);
+		else if (kvh_word_place(word) == KVH_PLACE_LISTED &&
+			 kvh_l1_children(l1, rec) == 0)
+			evict_chunk(l1, shard, rec, hunt);
+	}
 	kvh_l1_unlock(l1, shard);
 	hunt->n_parents = n_parents; /* the caller goes up by itself */
-	return hunt->gone.n > before;
+	return lined || hunt->gone.n > before;
 }
 
 /* What will be missed in the cache is asked for, for several at once. */
@@ -218,7 +249,7 @@ static uint32_t list_chain(struct kvh_l1 *l1, uint32_t rec, uint32_t *recs)
 }
 
 static void hunt_chain(struct kvh_l1 *l1, uint32_t rec, uint32_t now, uint32_t age,
-		       struct hunt *hunt)
+		       uint32_t stamp, struct hunt *hunt)
 {
 	uint32_t recs[CHAIN_MAX], n, i = 0;
 
@@ -226,7 +257,7 @@ static void hunt_chain(struct kvh_l1 *l1, uint32_t rec, uint32_t now, uint32_t a
 		n = list_chain(l1, rec, recs);
 		rec = n == CHAIN_MAX ? kvh_l1_parent(l1, recs[n - 1]) : KVH_REC_NONE;
 		for (i = 0; i < n && !is_done(hunt); i++)
-			if (!hunt_parent(l1, recs[i], now, age, hunt))
+			if (!hunt_parent(l1, recs[i], now, age, ++stamp, hunt))
 				return;
 	} while (rec != KVH_REC_NONE && !is_done(hunt));
 }
@@ -243,7 +274,7 @@ static void hunt_shard(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t n
 		for (uint32_t i = 0; i < shard->n_lanes && !is_done(hunt); i++) {
 			struct kvh_l1_slot *slot = &shard->slots[i];
 
-			if (slot->next != 0 && age_of(now, slot->next) >= age &&
+			if (slot->next != 0 && kvh_l1_age(now, slot->next) >= age &&
 			    !kvh_lane_is_pinned(&l1->spaces, i))
 				hunt_slot(l1, shard, slot, now, age, hunt);
 		}
@@ -251,7 +282,7 @@ static void hunt_shard(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t n
 	kvh_l1_show_oldest(l1, shard);
 	kvh_l1_unlock(l1, shard);
 	for (uint32_t i = 0; i < hunt->n_parents && !is_done(hunt); i++)
-		hunt_chain(l1, hunt->parents[i], now, age, hunt);
+		hunt_chain(l1, hunt->parents[i], now, age, hunt->stamps[i], hunt);
 }
 
 /* ---- over shards -------------------------------------------------------- */
@@ -272,7 +303,7 @@ static bool find_oldest(const struct kvh_l1 *l1, uint32_t lane, uint32_t now, ui
 	*age_p = 0;
 	for (uint32_t i = 0; i < l1->n_shards; i++) {
 		uint64_t next = next_of(l1, i, lane);
-		uint32_t age = age_of(now, next);
+		uint32_t age = kvh_l1_age(now, next);
 
 		if (next == 0 || (found && age <= *age_p))
 			continue;
@@ -293,12 +324,12 @@ static void hunt_oldest(struct kvh_l1 *l1, struct hunt *hunt)
 
 		if (!find_oldest(l1, hunt->lane, now, &first, &age))
 			break;
-		age -= age / AGE_PART;
+		age -= age / KVH_AGE_PART;
 		for (uint32_t i = 0; i < l1->n_shards && !is_done(hunt); i++) {
 			uint32_t s = (first + hunt->turn + i) & (l1->n_shards - 1);
 			uint64_t next = next_of(l1, s, hunt->lane);
 
-			if (next != 0 && age_of(now, next) >= age)
+			if (next != 0 && kvh_l1_age(now, next) >= age)
 				hunt_shard(l1, &l1->shards[s], now, age, hunt);
 		}
 	}
@@ -315,12 +346,12 @@ static void hunt_over(struct kvh_l1 *l1, struct hunt *hunt)
 		const struct kvh_l1_space *space = &l1->spaces.space[l1->spaces.of_lane[lane]];
 		uint64_t used = __atomic_load_n(&space->used, __ATOMIC_RELAXED);
 		uint64_t soft = __atomic_load_n(&space->soft, __ATOMIC_RELAXED);
-		uint64_t all = hunt->want_bytes, left = all - hunt->gone.bytes;
+		uint64_t all = hunt->want_bytes, have = hunt->gone.bytes + hunt->coming;
+		uint64_t left = all - have;
 
 		if (used > soft && !kvh_lane_is_pinned(&l1->spaces, lane)) {
 			hunt->lane = lane;
-			hunt->want_bytes = hunt->gone.bytes +
-					   (used - soft < left ? used - soft : left);
+			hunt->want_bytes = have + (used - soft < left ? used - soft : left);
 			hunt_oldest(l1, hunt);
 			kvh_l1_evict_end(l1, &hunt->of_space);
 			hunt->want_bytes = all;
@@ -341,12 +372,10 @@ static void hunt_kin_slot(struct kvh_l1 *l1, struct kvh_l1_shard *shard,
 		if (kvh_word_count(word) > 0 &&
 		    kvh_l1_set_aside(l1, shard, rec, KVH_PLACE_PARKED))
 			continue;
-		if ((word & KVH_WORD_DIRTY) != 0) {
-			(void)kvh_l1_set_aside(l1, shard, rec, KVH_PLACE_LINE);
-			hunt->queued = true;
-			continue;
-		}
-		evict_chunk(l1, shard, rec, hunt);
+		if ((word & KVH_WORD_DIRTY) != 0)
+			put_in_line(l1, shard, rec, hunt);
+		else
+			evict_chunk(l1, shard, rec, hunt);
 	}
 }
 
@@ -368,25 +397,33 @@ static void hunt_kin(struct kvh_l1 *l1, struct hunt *hunt)
 
 /* ---- interface ---------------------------------------------------------- */
 
+static struct kvh_victims hunt_all(struct kvh_l1 *l1, struct hunt *hunt)
+{
+	uint32_t others = __atomic_fetch_add(&l1->hunters, 1, __ATOMIC_RELAXED);
+	uint32_t lane = hunt->lane;
+	uint64_t want_bytes = hunt->want_bytes;
+
+	hunt->turn = others * (l1->n_shards / 8 * 3 + 1);
+	if (lane == KVH_LANE_ANY) {
+		hunt_over(l1, hunt);
+		hunt->lane = KVH_LANE_ANY;
+	}
+	hunt_oldest(l1, hunt);
+	/* Children that wait for L2 will be gone soon. */
+	if (hunt->gone.n == 0 && kvh_l1_full(l1) == -ENOMEM)
+		hunt_kin(l1, hunt);
+	kvh_l1_evict_end(l1, &hunt->of_space);
+	(void)__atomic_fetch_sub(&l1->hunters, 1, __ATOMIC_RELAXED);
+	kvh_l1_demote_want(l1, want_bytes);
+	return hunt->gone;
+}
+
 struct kvh_victims kvh_l1_hunt(struct kvh_l1 *l1, uint32_t lane, uint32_t want,
 			       uint64_t want_bytes)
 {
 	struct hunt hunt = {.lane = lane, .want = want, .want_bytes = want_bytes};
-	uint32_t others = __atomic_fetch_add(&l1->hunters, 1, __ATOMIC_RELAXED);
 
-	hunt.turn = others * (l1->n_shards / 8 * 3 + 1);
-	if (lane == KVH_LANE_ANY) {
-		hunt_over(l1, &hunt);
-		hunt.lane = KVH_LANE_ANY;
-	}
-	hunt_oldest(l1, &hunt);
-	if (hunt.gone.n == 0)
-		hunt_kin(l1, &hunt);
-	kvh_l1_evict_end(l1, &hunt.of_space);
-	(void)__atomic_fetch_sub(&l1->hunters, 1, __ATOMIC_RELAXED);
-	if (hunt.queued && l1->demote != NULL)
-		l1->demote(l1->demote_arg);
-	return hunt.gone;
+	return hunt_all(l1, &hunt);
 }
 
 int kvh_l1_full(const struct kvh_l1 *l1)
@@ -401,14 +438,21 @@ uint64_t kvh_l1_evict(struct kvh_l1 *l1, uint64_t target_bytes)
 {
 	struct kvh_arena_stats stats;
 	struct kvh_victims gone;
+	struct hunt hunt;
 	uint64_t bytes = 0;
 
 	for (;;) {
 		kvh_arena_stats(l1->arena, &stats);
 		if (stats.used_bytes <= target_bytes)
 			return bytes;
-		gone = kvh_l1_hunt(l1, KVH_LANE_ANY, UINT32_MAX,
-				   stats.used_bytes - target_bytes);
+		hunt = (struct hunt){
+			.lane = KVH_LANE_ANY,
+			.want = UINT32_MAX,
+			.want_bytes = stats.used_bytes - target_bytes,
+			.patient = true,
+			.coming = kvh_l1_coming(l1),
+		};
+		gone = hunt_all(l1, &hunt);
 		if (gone.n == 0)
 			return bytes;
 		(void)__atomic_fetch_add(&l1->evicted_background, gone.n, __ATOMIC_RELAXED);

@@ -204,7 +204,9 @@ struct kvh_l1 {
 	uint64_t n_kin;      /* KIN frames */
 	uint64_t n_line;     /* LINE frames */
 	uint64_t n_demoting; /* handed over, not settled yet */
-	uint32_t hunters;    /* threads in kvh_l1_hunt */
+	/* Bytes of both; what hunts still lack, where they met dirty frames. */
+	uint64_t line_bytes, demoting_bytes, demote_wanted;
+	uint32_t hunters; /* threads in kvh_l1_hunt */
 };
 
 /* ---- l1_lane.c: places -------------------------------------------------- */
@@ -303,6 +305,14 @@ struct kvh_victims kvh_l1_hunt(struct kvh_l1 *l1, uint32_t lane, uint32_t want,
 /* -EAGAIN: something waits for L2, and will be evictable then. Else -ENOMEM. */
 int kvh_l1_full(const struct kvh_l1 *l1);
 
+/* ---- l1_demote.c; under no lock ------------------------------------------ */
+
+/* Bytes in line for L2, or on their way there. */
+uint64_t kvh_l1_coming(const struct kvh_l1 *l1);
+/* By a hunt for so many bytes, at its end: where dirty frames are in line, that
+ * much of them is to go to L2. */
+void kvh_l1_demote_want(struct kvh_l1 *l1, uint64_t bytes);
+
 /* ---- l1_room.c ---------------------------------------------------------- */
 
 /* Memory for up to n frames, evicting where it is short; returns how many.
@@ -337,6 +347,18 @@ static inline uint32_t kvh_l1_tick(struct kvh_l1 *l1, uint32_t n)
 	return __atomic_fetch_add(&l1->clock, n, __ATOMIC_RELAXED);
 }
 
+#define KVH_AGE_PART  16u /* what is nearly as old as the oldest goes, too */
+#define KVH_AHEAD_MAX (1u << 24)
+
+/* In uses of L1, modulo 2^32: frames of several shards that are older still are
+ * taken in any order. Others' stamps can be a little ahead of `now`. */
+static inline uint32_t kvh_l1_age(uint32_t now, uint64_t stamp)
+{
+	uint32_t age = now - (uint32_t)stamp;
+
+	return age <= UINT32_MAX - KVH_AHEAD_MAX ? age : 0;
+}
+
 /* The identity by which a policy knows an evicted frame again. */
 static inline uint64_t kvh_l1_identity(const struct kvh_l1 *l1, uint32_t rec)
 {
@@ -367,6 +389,12 @@ static inline void *kvh_l1_memory(const struct kvh_l1 *l1, uint32_t page)
 static inline uint32_t kvh_l1_page(const struct kvh_l1 *l1, const void *memory)
 {
 	return (uint32_t)(((uintptr_t)memory - (uintptr_t)l1->base) / KVH_FRAME_ALIGN);
+}
+
+/* Of a frame that has memory. */
+static inline uint64_t kvh_l1_rec_bytes(const struct kvh_l1 *l1, uint32_t rec)
+{
+	return kvh_arena_frame_bytes(l1->arena, kvh_l1_memory(l1, l1->recs[rec].page));
 }
 
 static inline void kvh_l1_count(uint64_t *counter, uint64_t n)

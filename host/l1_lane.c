@@ -188,6 +188,7 @@ void kvh_l1_unlist(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec, 
 	case KVH_PLACE_LINE:
 		kvh_order_list_take(&l1->items, &shard->line, rec);
 		count_aside(&l1->n_line, UINT64_MAX);
+		count_aside(&l1->line_bytes, -kvh_l1_rec_bytes(l1, rec));
 		break;
 	}
 }
@@ -212,6 +213,7 @@ bool kvh_l1_set_aside(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t re
 	} else if (place == KVH_PLACE_LINE) {
 		kvh_order_list_put(&l1->items, &shard->line, rec, KVH_ORDER_NEWEST);
 		count_aside(&l1->n_line, 1);
+		count_aside(&l1->line_bytes, kvh_l1_rec_bytes(l1, rec));
 	}
 	return true;
 }

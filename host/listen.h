@@ -27,7 +27,8 @@ enum kvh_heard {
 	KVH_HEARD_STORED,   /* published by a store */
 	KVH_HEARD_USED,     /* loaded */
 	KVH_HEARD_TURN_END, /* the turn that it was deferred to has ended */
-	KVH_HEARD_DEMOTED,  /* to be stored now, since L1 needs the room */
+	KVH_HEARD_DEMOTED,  /* dirty, and L1 needs the room */
+	KVH_HEARD_PICKED,   /* dirty, and there is a flush */
 };
 
 struct kvh_published {

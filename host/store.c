@@ -3,7 +3,7 @@
  * store.c - the store controller: from a frame in L1 to every adapter that the
  * policy names. The controller's thread, but for the seal itself.
  *
- *   popped --admit: no, at eviction; no target, gone--------> settled
+ *   popped --admit: no; at eviction (dirty); no target, gone-> settled
  *      |-----admit: at the turn's end--> defer.c, and popped again from there
  *      \--> SEALING --sealed--> PUTTING --last put settled--> SETTLED --> freed
  *             (worker)           |    ^                         (when no buffer
@@ -54,8 +54,23 @@ static void item_free(struct kvh_store_item *item)
 static void item_release(struct kvh_store_item *item)
 {
 	assert(item->pending == 0 && item->out == 0);
-	kvh_l1_unhold(item->c->opts.l1, item->frame);
+	if (item->heard == KVH_HEARD_DEMOTED)
+		kvh_demote_settled(item->c, item->frame, item->bytes, false);
+	else
+		kvh_l1_unhold(item->c->opts.l1, item->frame);
 	item_free(item);
+}
+
+/* Of one that L1 or a flush gave. It leaves L1, or counts as stored, whatever the
+ * adapters said: one that fails must not keep what L1 cannot hold. */
+static void item_given_settled(struct kvh_store_item *item)
+{
+	if (item->heard == KVH_HEARD_PICKED) {
+		kvh_pick_settled(item->c, item->frame, item->bytes, item->stored != 0);
+	} else if (item->heard == KVH_HEARD_DEMOTED && item->out > 0) {
+		kvh_demote_settled(item->c, item->frame, item->bytes, true);
+		item->heard = KVH_HEARD_STORED; /* a hold like any other from now on */
+	}
 }
 
 static const struct kvh_hash *parent_of(const void *frame)
@@ -88,9 +103,11 @@ static void item_settled(struct kvh_store_item *item)
 
 	assert((item->stored & item->failed) == 0);
 	chunk_of(item, &chunk);
-	if (item->demoted || kvh_policy_deletes(&c->policy, &chunk, item->targets, item->stored,
-						&c->opts.metrics->policy_wrong))
+	if (item->heard != KVH_HEARD_DEMOTED &&
+	    kvh_policy_deletes(&c->policy, &chunk, item->targets, item->stored,
+			       &c->opts.metrics->policy_wrong))
 		kvh_l1_doom(c->opts.l1, item->frame);
+	item_given_settled(item);
 	kvh_epoch_leave(c, item->epoch, item->failed != 0);
 	if (item->out == 0)
 		item_release(item);
@@ -211,7 +228,7 @@ static struct kvh_store_item *item_make(struct kvh_controller *c,
 		.data = kvh_l1_data(c->opts.l1, published->frame),
 		.bytes = chunk->bytes,
 		.targets = targets,
-		.demoted = published->heard == KVH_HEARD_DEMOTED,
+		.heard = published->heard,
 		.next = c->items,
 	};
 	if (item->next != NULL)
@@ -229,9 +246,14 @@ static void pass_over(struct kvh_controller *c, const struct kvh_published *publ
 		.skipped = c->adapter_bits & ~failed,
 	};
 
+	uint64_t bytes = kvh_l1_frame_bytes(c->opts.l1, published->frame);
+
+	if (published->heard == KVH_HEARD_PICKED)
+		kvh_pick_settled(c, published->frame, bytes, failed == 0);
 	if (published->heard == KVH_HEARD_DEMOTED)
-		kvh_l1_doom(c->opts.l1, published->frame);
-	kvh_l1_unhold(c->opts.l1, published->frame);
+		kvh_demote_settled(c, published->frame, bytes, false);
+	else
+		kvh_l1_unhold(c->opts.l1, published->frame);
 	if (failed != 0)
 		kvh_epoch_leave(c, kvh_epoch_enter(c), true);
 	settle(c, published->persist, published->index, &outcome);
@@ -297,6 +319,8 @@ void kvh_store_heard(struct kvh_controller *c, const struct kvh_published *publi
 	}
 	if (admit == KVH_ADMIT_TURN_END)
 		kvh_defer_add(c, &chunk);
+	if (admit == KVH_ADMIT_EVICTION)
+		kvh_demote_later(c, published->frame);
 	pass_over(c, published, 0);
 }
 
@@ -376,7 +400,8 @@ uint64_t kvh_store_tick(struct kvh_controller *c, uint64_t now_ns)
 	t = kvh_defer_tick(c, now_ns);
 	at = t < at ? t : at;
 	kvh_flush_tick(c);
-	return at;
+	t = kvh_demote_tick(c, now_ns);
+	return t < at ? t : at;
 }
 
 void kvh_store_stop(struct kvh_controller *c)

@@ -40,7 +40,7 @@ struct kvh_store_item {
 	uint32_t targets, stored, failed; /* adapters, a bit each */
 	uint32_t n_puts, pending;
 	uint32_t out; /* puts past their deadline, whose adapter has the buffer still */
-	bool demoted; /* leaves L1 whatever the adapters say */
+	enum kvh_heard heard;
 	struct kvh_put *puts;
 	struct kvh_epoch *epoch;
 	struct kvh_store_item *prev, *next; /* of those alive */
@@ -55,6 +55,21 @@ void kvh_item_put_settled(struct kvh_put *put, bool stored, bool buffer_free);
 void kvh_item_put_back(struct kvh_put *put);
 /* Takes a held frame, and asks the policy what to do with it. */
 void kvh_store_heard(struct kvh_controller *c, const struct kvh_published *published);
+
+/* ---- store_demote.c ----------------------------------------------------- */
+
+/* A frame that L1 gave to be stored has been dealt with, and the hold with it.
+ * `late`: the hold stays, an adapter reads it still. */
+void kvh_demote_settled(struct kvh_controller *c, kvh_frame frame, uint64_t bytes, bool late);
+/* The same of one that a flush has picked; `stored`: somewhere. The hold stays. */
+void kvh_pick_settled(struct kvh_controller *c, kvh_frame frame, uint64_t bytes, bool stored);
+/* Stores what L1 wants to have evicted; returns when to come again. */
+uint64_t kvh_demote_tick(struct kvh_controller *c, uint64_t now_ns);
+/* Stores dirty frames, for a flush; true: there are no more. */
+bool kvh_demote_all(struct kvh_controller *c);
+void kvh_demote_all_cancel(struct kvh_controller *c); /* that flush is not */
+/* The policy wants the chunk to go when L1 evicts it. */
+void kvh_demote_later(struct kvh_controller *c, kvh_frame frame);
 
 /* ---- store_put.c -------------------------------------------------------- */
 

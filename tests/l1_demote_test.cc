@@ -34,7 +34,7 @@ class L1Demote : public L1Rig
 	{
 		std::vector<kvh_frame> frames(max);
 
-		frames.resize(kvh_l1_demote_take(l1, frames.data(), max));
+		frames.resize(kvh_l1_demote_take(l1, frames.data(), max, UINT64_MAX));
 		return frames;
 	}
 

@@ -213,7 +213,7 @@ void L1Random::demote()
 	kvh_frame frames[8], frame;
 
 	if (draw(2) == 0) {
-		const uint32_t n = kvh_l1_demote_take(l1, frames, 8);
+		const uint32_t n = kvh_l1_demote_take(l1, frames, 8, UINT64_MAX);
 		demoting_.insert(demoting_.end(), frames, frames + n);
 	} else if (take(demoting_, &frame)) {
 		kvh_l1_demoted(l1, frame, draw(3) != 0);

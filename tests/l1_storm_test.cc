@@ -170,7 +170,7 @@ class L1Changes : public L1Storm
 		kvh_frame frames[16];
 
 		for (int i = 0; i < kRounds; i++) {
-			const uint32_t n = kvh_l1_demote_take(l1, frames, 16);
+			const uint32_t n = kvh_l1_demote_take(l1, frames, 16, UINT64_MAX);
 
 			for (uint32_t k = 0; k < n; k++)
 				kvh_l1_demoted(l1, frames[k], i % 8 != 0);
