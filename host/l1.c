@@ -261,6 +261,18 @@ int kvh_l1_publish(struct kvh_l1 *l1, kvh_frame frame, uint32_t holds)
 	return 0;
 }
 
+void kvh_l1_keep(struct kvh_l1 *l1, kvh_frame frame)
+{
+	(void)__atomic_fetch_and(&l1->recs[kvh_l1_rec(l1, frame)].word, ~KVH_WORD_TEMP,
+				 __ATOMIC_ACQ_REL);
+}
+
+void kvh_l1_set_guess(struct kvh_l1 *l1, kvh_frame frame)
+{
+	(void)__atomic_fetch_or(&l1->recs[kvh_l1_rec(l1, frame)].word, KVH_WORD_GUESS,
+				__ATOMIC_ACQ_REL);
+}
+
 void kvh_l1_abort(struct kvh_l1 *l1, kvh_frame frame)
 {
 	uint32_t rec = kvh_l1_rec(l1, frame);
@@ -447,6 +459,8 @@ void kvh_l1_stats(struct kvh_l1 *l1, struct kvh_l1_stats *stats)
 						      __ATOMIC_RELAXED),
 		.evicted_quota = __atomic_load_n(&l1->evicted_quota, __ATOMIC_RELAXED),
 		.leases_expired = __atomic_load_n(&l1->expired, __ATOMIC_RELAXED),
+		.guesses_used = __atomic_load_n(&l1->guesses_used, __ATOMIC_RELAXED),
+		.guesses_wasted = __atomic_load_n(&l1->guesses_wasted, __ATOMIC_RELAXED),
 		.demoting = __atomic_load_n(&l1->n_line, __ATOMIC_RELAXED) +
 			    __atomic_load_n(&l1->n_demoting, __ATOMIC_RELAXED),
 	};

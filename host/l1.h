@@ -67,7 +67,9 @@ struct kvh_l1_stats {
 	uint64_t evicted_alloc, evicted_background;
 	uint64_t evicted_quota;  /* for the hard limit of their space */
 	uint64_t leases_expired; /* ended by their deadline */
-	uint64_t demoting;       /* dirty frames in line for L2, or on their way */
+	/* Frames that were set to be guesses: used after all; gone without. */
+	uint64_t guesses_used, guesses_wasted;
+	uint64_t demoting; /* dirty frames in line for L2, or on their way */
 };
 
 int kvh_l1_open(const struct kvh_l1_opts *opts, struct kvh_l1 **l1_p);
@@ -99,6 +101,9 @@ uint32_t kvh_l1_reserve(struct kvh_l1 *l1, struct kvh_l1_reserve *items, uint32_
  * writer's stores to the frame are visible to whoever finds it.
  * 0, or -ECANCELED: erased meanwhile; the frame is gone. */
 int kvh_l1_publish(struct kvh_l1 *l1, kvh_frame frame, uint32_t holds);
+/* By the writer before it publishes: nobody has asked for it. Whether somebody does
+ * before it goes is counted. */
+void kvh_l1_set_guess(struct kvh_l1 *l1, kvh_frame frame);
 /* FILLING (or DOOMED while filling) -> ABSENT. */
 void kvh_l1_abort(struct kvh_l1 *l1, kvh_frame frame);
 
@@ -152,9 +157,15 @@ static inline int kvh_l1_lease_held(struct kvh_l1 *l1, uint32_t client, kvh_fram
 uint64_t kvh_l1_expire(struct kvh_l1 *l1, uint64_t now_ns);
 /* Whether any lease has a deadline. */
 bool kvh_l1_timed(const struct kvh_l1 *l1);
+/* The same leases, from now on with this deadline. KVH_NONE, and what is not held
+ * any more, is passed over. No transfer uses them yet. */
+void kvh_l1_lease_deadline(struct kvh_l1 *l1, const kvh_lease_t *leases, uint32_t n,
+			   uint64_t deadline_ns);
 /* 0, or -ESTALE: not held (any more); nothing was touched. */
 int kvh_l1_release(struct kvh_l1 *l1, kvh_lease_t lease);
 
+/* A held temporary frame stays in L1 after its last lease and hold. */
+void kvh_l1_keep(struct kvh_l1 *l1, kvh_frame frame);
 /* Marks READY frames used, and temporary ones to be kept. status[i] as for
  * leases. Returns how many. */
 uint32_t kvh_l1_touch(struct kvh_l1 *l1, const struct kvh_key *keys, uint32_t n,

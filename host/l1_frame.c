@@ -62,9 +62,9 @@ bool kvh_l1_move(struct kvh_index_rec *rec, uint64_t *word, enum kvh_frame_state
 {
 	enum kvh_frame_state from = kvh_word_state(*word);
 	uint64_t generation = *word >> 32;
-	uint64_t keep = to == KVH_FRAME_READY
-				? *word & (KVH_WORD_PLACE | KVH_WORD_DIRTY | KVH_WORD_TEMP)
-				: 0;
+	uint64_t keep = to == KVH_FRAME_READY ? *word & (KVH_WORD_PLACE | KVH_WORD_DIRTY |
+							 KVH_WORD_TEMP | KVH_WORD_GUESS)
+					      : 0;
 
 	check_move(from, to);
 	if (from == KVH_FRAME_ABSENT)
@@ -148,6 +148,8 @@ void kvh_l1_unfind(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec, 
 	kvh_l1_unlist(l1, shard, rec, word);
 	kvh_l1_kin_leave(l1, shard, rec);
 	kvh_l1_count(&shard->frames, UINT64_MAX);
+	if ((word & KVH_WORD_GUESS) != 0 && kvh_word_state(word) == KVH_FRAME_READY)
+		(void)__atomic_fetch_add(&l1->guesses_wasted, 1, __ATOMIC_RELAXED);
 }
 
 /* ---- counts ------------------------------------------------------------- */

@@ -31,8 +31,8 @@
 /*
  * The word of a record:
  *
- *     63         32 31       8    7     6       5       4   3 2   0
- *    | generation | count | temporary | dirty | watched | place | state |
+ *     63         32 31 9    8        7         6       5      4   3  2   0
+ *    | generation | count | guess | temporary | dirty | watched | place | state |
  *
  *   FILLING, CANCELLED   count == 1, the writer's claim
  *   READY                count == leases + holds
@@ -45,6 +45,7 @@
  *   in a shard's line  <=>  READY, dirty and LINE
  *
  * Watched: somebody waits for the end of FILLING, and is told by whoever ends it.
+ * Guess: nobody has asked for it; the first use takes the mark away, and counts.
  * Temporary: gone with its last count. Dirty: not in L2 yet, not to be evicted.
  *
  * States leave FILLING for READY with no lock, all other states under the
@@ -82,8 +83,9 @@ enum kvh_frame_place { KVH_PLACE_LISTED, KVH_PLACE_PARKED, KVH_PLACE_KIN, KVH_PL
 #define KVH_WORD_WATCH UINT64_C(0x20) /* FILLING only */
 #define KVH_WORD_DIRTY UINT64_C(0x40)
 #define KVH_WORD_TEMP  UINT64_C(0x80)
-#define KVH_WORD_ONE   UINT64_C(0x100)
-#define KVH_COUNT_MAX  0xFFFFFFu
+#define KVH_WORD_GUESS UINT64_C(0x100)
+#define KVH_WORD_ONE   UINT64_C(0x200)
+#define KVH_COUNT_MAX  0x7FFFFFu
 #define KVH_LEASED_MAX (KVH_COUNT_MAX - 0xFFFFu) /* the rest is for holds, and for races */
 
 static inline enum kvh_frame_state kvh_word_state(uint64_t word)
@@ -98,7 +100,7 @@ static inline enum kvh_frame_place kvh_word_place(uint64_t word)
 
 static inline uint32_t kvh_word_count(uint64_t word)
 {
-	return (uint32_t)word >> 8;
+	return (uint32_t)word >> 9;
 }
 
 static inline uint32_t kvh_word_generation(uint64_t word)
@@ -201,6 +203,7 @@ struct kvh_l1 {
 	uint32_t clock __attribute__((aligned(64)));
 	uint64_t evicted_alloc, evicted_background, evicted_quota;
 	uint64_t expired;
+	uint64_t guesses_used, guesses_wasted;
 	uint64_t n_kin;      /* KIN frames */
 	uint64_t n_line;     /* LINE frames */
 	uint64_t n_demoting; /* handed over, not settled yet */

@@ -156,8 +156,14 @@ void kvh_l1_use(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec, uin
 		uint32_t stamp)
 {
 	struct kvh_l1_slot *slot = kvh_l1_slot_of(l1, shard, rec);
-	enum kvh_frame_place place = kvh_word_place(kvh_word_load(&l1->recs[rec]));
+	uint64_t word = kvh_word_load(&l1->recs[rec]);
+	enum kvh_frame_place place = kvh_word_place(word);
 
+	if ((word & KVH_WORD_GUESS) != 0) {
+		(void)__atomic_fetch_and(&l1->recs[rec].word, ~KVH_WORD_GUESS,
+					 __ATOMIC_ACQ_REL);
+		(void)__atomic_fetch_add(&l1->guesses_used, 1, __ATOMIC_RELAXED);
+	}
 	if (place != KVH_PLACE_LISTED)
 		kvh_order_note(&slot->lane->order, rec);
 	if (place == KVH_PLACE_KIN || place == KVH_PLACE_LINE) {

@@ -181,6 +181,14 @@ int kvh_l1_lease_held_until(struct kvh_l1 *l1, uint32_t client, kvh_frame frame,
 	return rc;
 }
 
+void kvh_l1_lease_deadline(struct kvh_l1 *l1, const kvh_lease_t *leases, uint32_t n,
+			   uint64_t deadline_ns)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (leases[i] != KVH_NONE)
+			kvh_lease_deadline(l1->clients, leases[i], deadline_ns);
+}
+
 int kvh_l1_release(struct kvh_l1 *l1, kvh_lease_t lease)
 {
 	uint32_t rec;

@@ -250,6 +250,16 @@ uint32_t kvh_client_prepare(struct kvh_client *client, uint32_t n)
 	return client->n_mine < n ? client->n_mine : n;
 }
 
+/* With the client locked. */
+static void set_deadline(struct kvh_client *client, struct entry *entry, uint64_t deadline_ns)
+{
+	atomic_store_explicit(&entry->deadline_ns, deadline_ns, memory_order_relaxed);
+	if (deadline_ns != 0 && deadline_ns < atomic_load(&client->earliest_ns))
+		atomic_store(&client->earliest_ns, deadline_ns);
+	if (deadline_ns != 0)
+		atomic_store(&client->all->timed, true); /* after the deadline can be seen */
+}
+
 kvh_lease_t kvh_client_take(struct kvh_client *client, uint32_t rec, uint64_t deadline_ns)
 {
 	uint32_t number = client->mine;
@@ -260,11 +270,7 @@ kvh_lease_t kvh_client_take(struct kvh_client *client, uint32_t rec, uint64_t de
 	client->mine = atomic_load_explicit(&entry->next, memory_order_relaxed);
 	client->n_mine--;
 	entry->transfers = 0;
-	atomic_store_explicit(&entry->deadline_ns, deadline_ns, memory_order_relaxed);
-	if (deadline_ns != 0 && deadline_ns < atomic_load(&client->earliest_ns))
-		atomic_store(&client->earliest_ns, deadline_ns);
-	if (deadline_ns != 0)
-		atomic_store(&client->all->timed, true); /* after the deadline can be seen */
+	set_deadline(client, entry, deadline_ns);
 	atomic_fetch_add_explicit(&client->live, 1, memory_order_relaxed);
 	atomic_store_explicit(&entry->word, word | (rec + 1), memory_order_release);
 	return word | (uint64_t)client->id << ENTRY_BITS | number;
@@ -310,6 +316,20 @@ int kvh_lease_rec(struct kvh_clients *clients, kvh_lease_t lease, uint32_t *rec_
 }
 
 /* ---- deadlines ---------------------------------------------------------- */
+
+void kvh_lease_deadline(struct kvh_clients *clients, kvh_lease_t lease, uint64_t deadline_ns)
+{
+	uint32_t number;
+	uint64_t word;
+	struct kvh_client *client = lease_find(clients, lease, &number, &word);
+
+	if (client == NULL)
+		return;
+	pthread_mutex_lock(&client->lock);
+	if (lease_find(clients, lease, &number, &word) != NULL)
+		set_deadline(client, entry_at(client, number), deadline_ns);
+	pthread_mutex_unlock(&client->lock);
+}
 
 /* Adds to the transfers of a lease with a deadline. Under the lock the entry may
  * end, but not be taken again. */

@@ -63,6 +63,10 @@ int kvh_lease_end(struct kvh_clients *clients, kvh_lease_t lease, uint32_t *rec_
  * give 0, the lease was held all the time in between. */
 int kvh_lease_rec(struct kvh_clients *clients, kvh_lease_t lease, uint32_t *rec_p);
 
+/* A lease's deadline from now on; nothing if it is not held. Not while a transfer
+ * uses it. */
+void kvh_lease_deadline(struct kvh_clients *clients, kvh_lease_t lease, uint64_t deadline_ns);
+
 /* A transfer starts to use a lease, and ends. Between them the lease does not
  * expire; it can still be ended by its owner. -ESTALE: not held. */
 int kvh_lease_begin(struct kvh_clients *clients, kvh_lease_t lease, uint32_t *rec_p);
