@@ -98,7 +98,7 @@ void kvh_adapter_peek(const struct kvh_adapter *adapter, const struct kvh_key *k
 struct kvh_adapter_counters {
 	kvh_counter puts, put_bytes, put_failed, put_retried, put_dropped;
 	kvh_counter gets, get_bytes, get_missed, get_failed, get_corrupt;
-	kvh_counter hits;   /* entries that a read served, shared ones too */
+	kvh_counter hits;   /* entries of prefetches that came from here */
 	kvh_counter hedged; /* reads that took too long, and were asked elsewhere */
 	kvh_counter probes, deletes, delete_failed;
 	kvh_counter timeouts;

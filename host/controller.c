@@ -26,8 +26,11 @@ static uint64_t expire_tick(struct kvh_controller *c, uint64_t now_ns)
 {
 	uint64_t next;
 
-	if (!kvh_l1_timed(c->opts.l1))
-		return UINT64_MAX;
+	if (!kvh_l1_timed(c->opts.l1)) {
+		__atomic_store_n(&c->expire_armed, false, __ATOMIC_SEQ_CST);
+		if (!kvh_l1_timed(c->opts.l1)) /* one that is taken now wakes us */
+			return UINT64_MAX;
+	}
 	if (now_ns >= c->expire_ns) {
 		next = kvh_l1_expire(c->opts.l1, now_ns);
 		if (next < now_ns + EXPIRE_SOONEST_NS)
@@ -37,6 +40,17 @@ static uint64_t expire_tick(struct kvh_controller *c, uint64_t now_ns)
 		c->expire_ns = next;
 	}
 	return c->expire_ns;
+}
+
+static void expire_run(struct kvh_loop_work *work)
+{
+	(void)work; /* the tick that follows looks */
+}
+
+void kvh_controller_lease_timed(struct kvh_controller *c)
+{
+	if (!__atomic_exchange_n(&c->expire_armed, true, __ATOMIC_SEQ_CST))
+		kvh_loop_post(c->loop, &c->expire);
 }
 
 /* One round, after the events: controllers first, then what they submitted. */
@@ -307,6 +321,7 @@ static struct kvh_controller *controller_make(const struct kvh_controller_opts *
 	c->env = opts->env != NULL ? *opts->env : system_env;
 	c->next_retry_ns = UINT64_MAX;
 	c->evict.run = evict_run;
+	c->expire.run = expire_run;
 	pthread_rwlock_init(&c->table, NULL);
 	if (c->opts.sweep_ns == 0)
 		c->opts.sweep_ns = 100 * KVH_NS_PER_MS;

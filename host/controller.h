@@ -114,6 +114,7 @@ struct kvh_prefetch {
 	uint32_t client;
 	kvh_lease_t *leases;  /* [KVH_ENTRIES], KVH_NONE; written before ended */
 	uint64_t deadline_ns; /* absolute; UINT64_MAX: none */
+	uint64_t lease_ns;    /* how long leases last from the end; 0: until released */
 	bool want_found;
 	bool temporary; /* what is read for it alone leaves L1 with its last lease */
 	bool warm;      /* leases nothing in the end; client: kvh_prefetch_warm_client */
@@ -187,6 +188,11 @@ int kvh_controller_set_bounds(struct kvh_controller *c,
 /* Of a space in every adapter, also in those that come later; 0: none. */
 int kvh_controller_set_limits(struct kvh_controller *c, kvh_space_t space, uint64_t soft_bytes,
 			      uint64_t hard_bytes);
+
+/* ---- leases with a deadline ------------------------------------------- */
+
+/* Some were taken: the controller may be asleep. Any thread. */
+void kvh_controller_lease_timed(struct kvh_controller *c);
 
 /* ---- hand over, pressure ---------------------------------------------- */
 

@@ -114,6 +114,8 @@ static void fetch_lost(struct kvh_fetch *f)
 	struct kvh_prefetch *p;
 	uint32_t entry;
 
+	kvh_count(&f->c->opts.metrics->speculation_wasted, f->speculative);
+
 	while ((p = wait_pop(f, &entry)) != NULL)
 		kvh_prefetch_entry_lost(p, entry);
 	fetch_free(f);
@@ -166,7 +168,8 @@ static enum kvh_want watch(struct kvh_prefetch *p, uint32_t entry, const struct 
 static int reserve(struct kvh_controller *c, const struct kvh_space *space,
 		   const struct kvh_key *key, kvh_frame *frame_p)
 {
-	struct kvh_l1_reserve item = {.key = *key};
+	/* Whether it is to be kept is known when it has come. */
+	struct kvh_l1_reserve item = {.key = *key, .flags = KVH_L1_TEMPORARY};
 
 	item.payload_bytes = space->groups[key->group].payload_bytes;
 	(void)kvh_l1_reserve(c->opts.l1, &item, 1);
@@ -264,7 +267,6 @@ bool kvh_fetch_speculate(struct kvh_controller *c, const struct kvh_space *space
 
 static void lease_all(struct kvh_fetch *f, kvh_frame frame, uint32_t adapter)
 {
-	struct kvh_adapter_counters *n = kvh_adapter_counters(f->c->adapters[adapter]);
 	struct kvh_prefetch *p;
 	uint32_t entry;
 
@@ -275,7 +277,6 @@ static void lease_all(struct kvh_fetch *f, kvh_frame frame, uint32_t adapter)
 			kvh_prefetch_entry_lost(p, entry);
 			continue;
 		}
-		kvh_count(&n->hits, 1);
 		kvh_prefetch_entry_read(p, entry, adapter);
 	}
 }
@@ -286,6 +287,8 @@ void kvh_fetch_arrived(struct kvh_fetch *f, kvh_frame frame, uint32_t adapter)
 	struct kvh_l1 *l1 = c->opts.l1;
 
 	f->read = NULL;
+	if (f->speculative)
+		kvh_l1_set_guess(l1, frame);
 	if (kvh_l1_publish(l1, frame, 1) != 0) { /* erased in L1 meanwhile */
 		kvh_count(&c->opts.metrics->prefetch_wasted, 1);
 		fetch_lost(f);
@@ -294,8 +297,8 @@ void kvh_fetch_arrived(struct kvh_fetch *f, kvh_frame frame, uint32_t adapter)
 	if (LIST_EMPTY(&f->waits) && !f->speculative)
 		kvh_count(&c->opts.metrics->prefetch_wasted, 1);
 	lease_all(f, frame, adapter);
-	if (!f->retain)
-		kvh_l1_doom(l1, frame);
+	if (f->retain)
+		kvh_l1_keep(l1, frame);
 	kvh_l1_unhold(l1, frame);
 	fetch_free(f);
 }

@@ -3,6 +3,7 @@
  * lookup.c - what is there now, and leases for it: L1's index and the adapters'
  * local ones, on the user's thread, in batches.
  */
+#include "host/clock.h"
 #include "host/engine.h"
 #include "host/log.h"
 #include "host/prefix.h"
@@ -18,7 +19,8 @@ struct lookup {
 	uint32_t client;
 	const struct kvh_prefix *prefix;
 	const struct kvh_space *space;
-	size_t n; /* entries */
+	size_t n;             /* entries */
+	uint64_t deadline_ns; /* of leases; 0: none */
 };
 
 int kvh_find_space(struct kvh_queue *queue, const struct kvh_prefix *prefix,
@@ -87,7 +89,8 @@ static bool lease_needed(const struct lookup *l, uint32_t usable, uint8_t *in_l1
 					       &keys[n]);
 			n += more && leases[entries[n]] == KVH_NONE;
 		}
-		(void)kvh_l1_lease(l->engine->l1, l->client, keys, n, got, status);
+		(void)kvh_l1_lease_until(l->engine->l1, l->client, keys, n, l->deadline_ns, got,
+					 status);
 		for (uint32_t i = 0; i < n; i++) {
 			leases[entries[i]] = got[i];
 			in_l1[entries[i]] = status[i] == 0;
@@ -131,12 +134,32 @@ static uint32_t lease_usable(const struct lookup *l, const uint8_t *where, uint8
 
 /* ---- the call ------------------------------------------------------------------ */
 
+static int lookup(struct lookup *l, uint8_t *where, kvh_lease_t *leases, uint32_t *usable_p)
+{
+	uint32_t usable;
+	uint8_t *found;
+
+	l->n = KVH_ENTRIES(l->prefix);
+	found = malloc(2 * l->n); /* everywhere, and in L1 */
+	if (found == NULL)
+		return -ENOMEM;
+	find_all(l, found);
+	if (where != NULL)
+		memcpy(where, found, l->n);
+	usable = leases != NULL ? lease_usable(l, found, found + l->n, leases)
+				: kvh_prefix_usable(l->prefix, l->space, found);
+	if (leases != NULL && l->deadline_ns != 0)
+		kvh_controller_lease_timed(l->engine->controller);
+	if (usable_p != NULL)
+		*usable_p = usable;
+	free(found);
+	return 0;
+}
+
 int kvh_lookup(struct kvh_queue *queue, const struct kvh_prefix *prefix, uint32_t flags,
 	       uint8_t *where, kvh_lease_t *leases, uint32_t *usable_p)
 {
 	struct lookup l = {.engine = queue->engine, .client = queue->client, .prefix = prefix};
-	uint32_t usable;
-	uint8_t *found;
 	int err = kvh_find_space(queue, prefix, &l.space);
 
 	if (err != 0)
@@ -147,17 +170,22 @@ int kvh_lookup(struct kvh_queue *queue, const struct kvh_prefix *prefix, uint32_
 			flags, leases != NULL ? "" : "out");
 		return -EINVAL;
 	}
-	l.n = KVH_ENTRIES(prefix);
-	found = malloc(2 * l.n); /* everywhere, and in L1 */
-	if (found == NULL)
-		return -ENOMEM;
-	find_all(&l, found);
-	if (where != NULL)
-		memcpy(where, found, l.n);
-	usable = leases != NULL ? lease_usable(&l, found, found + l.n, leases)
-				: kvh_prefix_usable(prefix, l.space, found);
-	if (usable_p != NULL)
-		*usable_p = usable;
-	free(found);
-	return 0;
+	return lookup(&l, where, leases, usable_p);
+}
+
+int kvh_lookup_lease(struct kvh_queue *queue, const struct kvh_prefix *prefix,
+		     uint64_t lease_ns, uint8_t *where, kvh_lease_t *leases, uint32_t *usable_p)
+{
+	struct lookup l = {.engine = queue->engine, .client = queue->client, .prefix = prefix};
+	int err = kvh_find_space(queue, prefix, &l.space);
+
+	if (err != 0)
+		return err;
+	if (lease_ns == 0 || leases == NULL) {
+		kvh_err("lookup: lease_ns is %llu, with%s leases; allowed: >= 1, with them",
+			(unsigned long long)lease_ns, leases != NULL ? "" : "out");
+		return -EINVAL;
+	}
+	l.deadline_ns = kvh_deadline_ns(lease_ns);
+	return lookup(&l, where, leases, usable_p);
 }

@@ -38,7 +38,8 @@ static void release_all(struct kvh_prefetch *p)
 }
 
 /* The next entries that are needed; false: one of them is not there. */
-static bool lease_next(struct kvh_prefetch *p, struct kvh_walk *walk, uint32_t *n_p)
+static bool lease_next(struct kvh_prefetch *p, uint64_t deadline_ns, struct kvh_walk *walk,
+		       uint32_t *n_p)
 {
 	struct kvh_key keys[BATCH];
 	uint32_t entries[BATCH], n = 0;
@@ -49,7 +50,8 @@ static bool lease_next(struct kvh_prefetch *p, struct kvh_walk *walk, uint32_t *
 	while (n < BATCH && kvh_prefix_step(&p->prefix, p->space, p->prefix.n_chunks, walk,
 					    &entries[n], &keys[n]))
 		n++;
-	got = kvh_l1_lease(p->controller->opts.l1, p->client, keys, n, leases, status);
+	got = kvh_l1_lease_until(p->controller->opts.l1, p->client, keys, n, deadline_ns,
+				 leases, status);
 	for (uint32_t i = 0; i < n; i++)
 		p->leases[entries[i]] = leases[i];
 	*n_p = n;
@@ -58,6 +60,7 @@ static bool lease_next(struct kvh_prefetch *p, struct kvh_walk *walk, uint32_t *
 
 bool kvh_prefetch_from_l1(struct kvh_controller *c, struct kvh_prefetch *p, uint32_t *n_ok_p)
 {
+	uint64_t deadline_ns = p->lease_ns != 0 ? kvh_deadline_ns(p->lease_ns) : 0;
 	struct kvh_walk walk = {0};
 	uint32_t n, total = 0;
 
@@ -65,7 +68,7 @@ bool kvh_prefetch_from_l1(struct kvh_controller *c, struct kvh_prefetch *p, uint
 	for (size_t e = 0; e < KVH_ENTRIES(&p->prefix); e++)
 		p->leases[e] = KVH_NONE;
 	do {
-		if (!lease_next(p, &walk, &n)) {
+		if (!lease_next(p, deadline_ns, &walk, &n)) {
 			release_all(p);
 			return false;
 		}
@@ -73,6 +76,8 @@ bool kvh_prefetch_from_l1(struct kvh_controller *c, struct kvh_prefetch *p, uint
 	} while (n == BATCH);
 	kvh_count(&c->opts.metrics->hits_l1, total);
 	kvh_count(&p->space->counters->hits_l1, total);
+	if (deadline_ns != 0)
+		kvh_controller_lease_timed(c);
 	kvh_speculate_after(c, &p->prefix, p->space);
 	*n_ok_p = total;
 	return true;
@@ -124,13 +129,35 @@ void kvh_prefetch_unblock(struct kvh_controller *c)
 
 /* ---- the end ------------------------------------------------------------- */
 
+/* What was kept: of L1, and of each adapter. */
+static uint32_t count_hits(const struct kvh_prefetch *p, uint32_t in_l1,
+			   const uint32_t from[KVH_ADAPTERS_MAX])
+{
+	struct kvh_space_counters *s = p->space->counters;
+	struct kvh_controller *c = p->controller;
+	struct kvh_metrics *m = c->opts.metrics;
+	uint32_t n = in_l1;
+
+	kvh_count(&m->hits_l1, in_l1);
+	kvh_count(&s->hits_l1, in_l1);
+	for (uint32_t a = 0; a < KVH_ADAPTERS_MAX; a++) {
+		if (from[a] == 0)
+			continue;
+		kvh_count(&m->hits_l2, from[a]);
+		kvh_count(&s->hits_l2, from[a]);
+		kvh_count(&kvh_adapter_counters(c->adapters[a])->hits, from[a]);
+		n += from[a];
+	}
+	return n;
+}
+
 /* Keeps the leases that a prefix of `got` chunks needs, and counts; a cancelled
  * prefetch missed nothing. Returns how many were kept. */
 static uint32_t keep_leases(struct kvh_prefetch *p, uint32_t got, bool count_misses)
 {
 	struct kvh_space_counters *s = p->space->counters;
 	struct kvh_metrics *m = p->controller->opts.metrics;
-	uint32_t kept[2] = {0, 0}, misses = 0, wasted = 0, entry;
+	uint32_t from[KVH_ADAPTERS_MAX] = {0}, in_l1 = 0, misses = 0, wasted = 0, entry;
 	struct kvh_walk walk = {0};
 	struct kvh_key key;
 
@@ -139,7 +166,10 @@ static uint32_t keep_leases(struct kvh_prefetch *p, uint32_t got, bool count_mis
 		bool read = (p->hits[entry] & KVH_HITS_READ) != 0;
 
 		if (kvh_prefix_needs(p->space, got, chunk, key.group)) {
-			kept[read]++;
+			if (read)
+				from[p->hits[entry] & ~KVH_HITS_READ]++;
+			else
+				in_l1++;
 			continue;
 		}
 		misses += count_misses &&
@@ -150,15 +180,24 @@ static uint32_t keep_leases(struct kvh_prefetch *p, uint32_t got, bool count_mis
 		(void)kvh_l1_release(p->controller->opts.l1, p->leases[entry]);
 		p->leases[entry] = KVH_NONE;
 	}
-	kvh_count(&m->hits_l1, kept[0]);
-	kvh_count(&m->hits_l2, kept[1]);
 	kvh_count(&m->misses, misses);
 	kvh_count(&m->prefetch_wasted, wasted);
-	kvh_count(&s->hits_l1, kept[0]);
-	kvh_count(&s->hits_l2, kept[1]);
 	kvh_count(&s->misses, misses);
 	kvh_count(&s->prefetch_wasted, wasted);
-	return kept[0] + kept[1];
+	return count_hits(p, in_l1, from);
+}
+
+/* From the end on: nobody could have used them before. */
+static void set_deadline(struct kvh_prefetch *p)
+{
+	uint64_t deadline_ns;
+
+	if (p->lease_ns == 0)
+		return;
+	deadline_ns = kvh_deadline_ns(p->lease_ns);
+	kvh_l1_lease_deadline(p->controller->opts.l1, p->leases,
+			      (uint32_t)KVH_ENTRIES(&p->prefix), deadline_ns);
+	kvh_controller_lease_timed(p->controller);
 }
 
 static void prefetch_end(struct kvh_prefetch *p, int status)
@@ -172,6 +211,8 @@ static void prefetch_end(struct kvh_prefetch *p, int status)
 	n_ok = keep_leases(p, got, status != -ECANCELED);
 	if (p->warm)
 		release_all(p);
+	else
+		set_deadline(p);
 	place(p, KVH_PREFETCH_IDLE);
 	TAILQ_REMOVE(&c->prefetcher.all, p, all);
 	if (status == 0 && got == p->prefix.n_chunks)

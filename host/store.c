@@ -311,6 +311,8 @@ void kvh_store_heard(struct kvh_controller *c, const struct kvh_published *publi
 	chunk.bytes = kvh_l1_frame_bytes(l1, published->frame);
 	chunk.used = published->heard == KVH_HEARD_USED;
 	fill_shape(c, &chunk);
+	if (published->heard == KVH_HEARD_STORED)
+		kvh_speculate_learn(c, key.space, chunk.parent, &key.hash);
 	if (published->heard == KVH_HEARD_STORED || published->heard == KVH_HEARD_USED)
 		admit = kvh_policy_admit(&c->policy, &chunk, &c->opts.metrics->policy_wrong);
 	if (admit == KVH_ADMIT_NOW) {

@@ -586,6 +586,13 @@ struct kvh_prefix {
 KVH_API int kvh_lookup(struct kvh_queue *queue, const struct kvh_prefix *prefix, uint32_t flags,
 		       uint8_t *where, kvh_lease_t *leases, uint32_t *usable_p);
 
+/* The same with KVH_LOOKUP_LEASE, for leases that end by themselves about lease_ns
+ * from now, but not while a load uses them: one that is never followed by a load
+ * holds nothing for ever. lease_ns >= 1; a lease that has ended is -ESTALE. */
+KVH_API int kvh_lookup_lease(struct kvh_queue *queue, const struct kvh_prefix *prefix,
+			     uint64_t lease_ns, uint8_t *where, kvh_lease_t *leases,
+			     uint32_t *usable_p);
+
 #define KVH_PREFETCH_FOUND     1u /* send KVH_EVENT_FOUND before reading */
 #define KVH_PREFETCH_TEMPORARY 2u /* what is read for it leaves L1 with its last lease */
 #define KVH_PREFETCH_WARM      4u /* bring it into L1, and lease nothing */
@@ -595,6 +602,9 @@ struct kvh_prefetch_opts {
 	uint64_t deadline_ns; /* from now; then the job ends with what is there. 0: none */
 	uint64_t user_data;
 	uint32_t flags; /* KVH_PREFETCH_* */
+	uint32_t reserved;
+	uint64_t lease_ns; /* from its end; then its leases end by themselves, as with
+			    * kvh_lookup_lease. 0: never */
 };
 KVH_API void kvh_prefetch_opts_init(struct kvh_prefetch_opts *opts, size_t size);
 
@@ -733,6 +743,10 @@ struct kvh_status {
 	uint64_t store_exists, store_no_memory, store_failed;
 	uint64_t hits_l1, hits_l2, misses; /* prefetch, by entry */
 	uint64_t prefetch_wasted;          /* read from L2, then not needed or not usable */
+	uint64_t reads_shared;             /* hits_l2 that a read for another served, too */
+	uint64_t hedges;                   /* reads given up for another adapter's */
+	/* Chunks read ahead: begun; asked for later; gone, or failed, before that. */
+	uint64_t speculation_begun, speculation_hits, speculation_wasted;
 	uint64_t evicted_alloc, evicted_background, erased;
 	uint64_t corrupt;       /* frames from L2 that failed verification */
 	uint64_t device_errors; /* jobs that it failed, and calls since it has died */
@@ -801,6 +815,8 @@ struct kvh_l2_status {
 	uint64_t inflight;
 	uint64_t puts, put_bytes, put_failed, put_retried, put_dropped;
 	uint64_t gets, get_bytes, get_missed, get_failed, get_corrupt;
+	uint64_t hits;   /* of hits_l2, those from here */
+	uint64_t hedged; /* of hedges, those that were slow here */
 	uint64_t probes, deletes, delete_failed;
 	uint64_t timeouts;
 	uint64_t unregistered; /* pieces the adapter refused to attach */
