@@ -147,8 +147,13 @@ void kvh_clear_cancel(struct kvh_clear *clear)
 
 void kvh_controller_clear(struct kvh_controller *c, struct kvh_clear *clear)
 {
+	kvh_space_t space = clear->space; /* clear may end */
+
 	clear->controller = c;
 	clear->batch = NULL;
 	clear->start.run = clear_start;
 	kvh_loop_post(c->loop, &clear->start);
+	/* Again: a read that began after the first time may be through already. One that
+	 * begins after this finds the CLEAR posted before its end. */
+	(void)kvh_l1_erase_space(c->opts.l1, space);
 }

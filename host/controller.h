@@ -40,6 +40,7 @@ struct kvh_pulse;
 struct kvh_controller;
 struct delete_batch;
 struct kvh_adapter_opts;
+struct kvh_limits;
 struct kvh_probing;
 struct kvh_wait;
 
@@ -185,9 +186,12 @@ struct kvh_controller_bounds {
 };
 int kvh_controller_set_bounds(struct kvh_controller *c,
 			      const struct kvh_controller_bounds *bounds);
-/* Of a space in every adapter, also in those that come later; 0: none. */
-int kvh_controller_set_limits(struct kvh_controller *c, kvh_space_t space, uint64_t soft_bytes,
-			      uint64_t hard_bytes);
+/* Of a space in every adapter, also in those that come later; 0: none. Made first,
+ * so that setting them cannot fail; else dropped. */
+int kvh_controller_limits_make(struct kvh_controller *c, kvh_space_t space, uint64_t soft_bytes,
+			       uint64_t hard_bytes, struct kvh_limits **limits_p);
+void kvh_controller_limits_set(struct kvh_limits *limits);
+void kvh_controller_limits_drop(struct kvh_limits *limits);
 
 /* ---- leases with a deadline ------------------------------------------- */
 

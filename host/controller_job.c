@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * controller_job.c - jobs that are one thing for the controller to do: flush, and
- * adapters that are added, drained and removed.
+ * controller_job.c - jobs that are one thing for the controller to do: flush, the
+ * erase of a space, and adapters that are added, drained and removed.
  * The user's thread begins and cancels; the controller's ends.
  */
 #include "host/change.h"
+#include "host/clear.h"
 #include "host/clock.h"
 #include "host/engine.h"
 #include "host/flush.h"
@@ -26,6 +27,7 @@ struct task_job {
 	union {
 		struct kvh_flush flush;
 		struct kvh_change change;
+		struct kvh_clear clear;
 	};
 	char spec[]; /* kvh_l2_add */
 };
@@ -136,6 +138,44 @@ int kvh_flush(struct kvh_queue *queue, uint64_t user_data, kvh_job_t *job_p)
 		return err;
 	}
 	*job_p = id;
+	return 0;
+}
+
+/* ---- the erase of a space ------------------------------------------------- */
+
+static void clear_ended(struct kvh_clear *clear, int status)
+{
+	task_end((struct task_job *)((char *)clear - offsetof(struct task_job, clear)), status,
+		 0);
+}
+
+static void clear_stop(struct task_job *t)
+{
+	kvh_clear_cancel(&t->clear);
+}
+
+int kvh_space_erase(struct kvh_queue *queue, kvh_space_t space, uint64_t user_data,
+		    kvh_job_t *job_p)
+{
+	struct kvh_engine *engine = queue->engine;
+	int err = kvh_engine_alive(engine);
+	struct task_job *t;
+
+	if (err != 0)
+		return err;
+	if (kvh_space_table_find(&engine->spaces, space) == NULL) {
+		kvh_err("erase: there is no space %016llx", (unsigned long long)space);
+		return -ENOENT;
+	}
+	err = task_begin(queue, "", user_data, &t);
+	if (err != 0)
+		return err;
+	kvh_count(&engine->metrics.erased, kvh_l1_erase_space(engine->l1, space));
+	*job_p = t->job->id;
+	t->stop = clear_stop;
+	t->clear.space = space;
+	t->clear.ended = clear_ended;
+	kvh_controller_clear(engine->controller, &t->clear);
 	return 0;
 }
 

@@ -17,6 +17,7 @@ void kvh_space_limits_init(struct kvh_space_limits *limits, size_t size)
 int kvh_space_limits_set(struct kvh_engine *engine, kvh_space_t space,
 			 const struct kvh_space_limits *limits)
 {
+	struct kvh_limits *l2;
 	struct kvh_l1_limits l1;
 	int err = kvh_engine_alive(engine);
 
@@ -29,18 +30,24 @@ int kvh_space_limits_set(struct kvh_engine *engine, kvh_space_t space,
 		kvh_err("limits: there is no space %016llx", (unsigned long long)space);
 		return -ENOENT;
 	}
-	if (limits->pinned > 1 ||
-	    (limits->l2_hard_bytes != 0 && limits->l2_soft_bytes > limits->l2_hard_bytes)) {
-		kvh_err("limits: space %016llx: pinned %u, in L2 %llu soft and %llu hard",
-			(unsigned long long)space, limits->pinned,
-			(unsigned long long)limits->l2_soft_bytes,
-			(unsigned long long)limits->l2_hard_bytes);
+	if (limits->pinned > 1) {
+		kvh_err("limits: space %016llx: pinned is %u, allowed: 0 or 1",
+			(unsigned long long)space, limits->pinned);
 		return -EINVAL;
 	}
+	err = kvh_controller_limits_make(engine->controller, space, limits->l2_soft_bytes,
+					 limits->l2_hard_bytes, &l2);
+	if (err != 0)
+		return err;
 	l1 = (struct kvh_l1_limits){
 		.soft_bytes = limits->l1_soft_bytes,
 		.hard_bytes = limits->l1_hard_bytes,
 		.pinned = limits->pinned != 0,
 	};
-	return kvh_l1_limits_set(engine->l1, space, &l1);
+	err = kvh_l1_limits_set(engine->l1, space, &l1);
+	if (err == 0)
+		kvh_controller_limits_set(l2);
+	else
+		kvh_controller_limits_drop(l2);
+	return err;
 }

@@ -98,6 +98,7 @@ void kvh_format_duration(uint64_t ns, char *text, size_t size);
 
 int kvh_apply_health(struct kvh_engine *engine, const struct kvh_engine_opts *opts);
 int kvh_apply_watermarks(struct kvh_engine *engine, const struct kvh_engine_opts *opts);
+int kvh_apply_eviction(struct kvh_engine *engine, const struct kvh_engine_opts *opts);
 int kvh_apply_policy(struct kvh_engine *engine, const struct kvh_engine_opts *opts);
 int kvh_apply_bounds(struct kvh_engine *engine, const struct kvh_engine_opts *opts);
 

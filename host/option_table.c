@@ -6,6 +6,7 @@
 #include "host/option.h"
 
 #include "host/clock.h"
+#include "host/order.h"
 #include "host/policy.h"
 #include "host/source.h"
 
@@ -43,6 +44,13 @@ const struct kvh_option kvh_options[] = {
 	 .max = INT32_MAX,
 	 .fallback = UINT32_MAX,
 	 .help = "of L1; -1: the device's own"},
+	{.name = "l1.eviction",
+	 FIELD(l1_eviction),
+	 .type = KVH_OPTION_CHOICE,
+	 .choice = kvh_order_name,
+	 .fallback_text = "lru",
+	 .apply = kvh_apply_eviction,
+	 .help = "which frame leaves L1 next"},
 	{.name = "watermark.high_pct",
 	 FIELD(watermark_high_pct),
 	 .type = KVH_OPTION_PERCENT,

@@ -28,6 +28,11 @@ const struct kvh_order_ops *kvh_order_find(const char *name)
 	return NULL;
 }
 
+const char *kvh_order_name(size_t index)
+{
+	return index < sizeof(policies) / sizeof(policies[0]) ? policies[index]->name : NULL;
+}
+
 const char *kvh_order_names(void)
 {
 	return "lru, s3-fifo, arc";

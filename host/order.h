@@ -109,6 +109,7 @@ struct kvh_evict_order {
 /* "lru", "s3-fifo", "arc"; NULL is "lru". NULL: there is no such policy. */
 const struct kvh_order_ops *kvh_order_find(const char *name);
 /* "lru, s3-fifo, arc", for messages. */
+const char *kvh_order_name(size_t index); /* NULL beyond the last */
 const char *kvh_order_names(void);
 
 void kvh_order_open(struct kvh_evict_order *order, const struct kvh_order_ops *ops,

@@ -27,6 +27,11 @@ int kvh_apply_watermarks(struct kvh_engine *engine, const struct kvh_engine_opts
 					     stats.bytes * opts->watermark_low_pct / 100);
 }
 
+int kvh_apply_eviction(struct kvh_engine *engine, const struct kvh_engine_opts *opts)
+{
+	return kvh_l1_eviction_set(engine->l1, opts->l1_eviction);
+}
+
 int kvh_apply_policy(struct kvh_engine *engine, const struct kvh_engine_opts *opts)
 {
 	return kvh_controller_set_policy(engine->controller, opts->policy);

@@ -160,8 +160,8 @@ static void limits_run(struct kvh_loop_work *work)
 		limits_tell(limits, c->adapters[__builtin_ctz(left)]);
 }
 
-int kvh_controller_set_limits(struct kvh_controller *c, kvh_space_t space, uint64_t soft_bytes,
-			      uint64_t hard_bytes)
+int kvh_controller_limits_make(struct kvh_controller *c, kvh_space_t space, uint64_t soft_bytes,
+			       uint64_t hard_bytes, struct kvh_limits **limits_p)
 {
 	struct kvh_limits *limits;
 
@@ -180,8 +180,18 @@ int kvh_controller_set_limits(struct kvh_controller *c, kvh_space_t space, uint6
 		.soft_bytes = soft_bytes,
 		.hard_bytes = hard_bytes,
 	};
-	kvh_loop_post(c->loop, &limits->work);
+	*limits_p = limits;
 	return 0;
+}
+
+void kvh_controller_limits_set(struct kvh_limits *limits)
+{
+	kvh_loop_post(limits->c->loop, &limits->work);
+}
+
+void kvh_controller_limits_drop(struct kvh_limits *limits)
+{
+	free(limits);
 }
 
 void kvh_limits_to(struct kvh_controller *c, struct kvh_adapter *adapter)

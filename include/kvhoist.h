@@ -715,6 +715,13 @@ KVH_API int kvh_touch(struct kvh_engine *engine, const struct kvh_key *keys, uin
 KVH_API int kvh_erase(struct kvh_queue *queue, const struct kvh_key *keys, uint32_t n,
 		      uint64_t user_data, int32_t *status, kvh_job_t *job_p);
 
+/* The same for all chunks of a space, those that L1 has when the call returns, and
+ * all that the adapters have had. The event's status is 0, an adapter's error, or
+ * -EOPNOTSUPP: one cannot do that; the others have done it.
+ * -ENOENT no such space, -EAGAIN the queue is full */
+KVH_API int kvh_space_erase(struct kvh_queue *queue, kvh_space_t space, uint64_t user_data,
+			    kvh_job_t *job_p);
+
 /* A job: ends when all that was stored before (by jobs that had ended) is in L2, or
  * could not be brought there, and the adapters that can have made it last. Chunks
  * that a policy keeps for the turn's end or for eviction go now. The event's status

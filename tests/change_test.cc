@@ -371,9 +371,14 @@ TEST(Setting, LimitsOutOfOrderAreRefused)
 	Log log;
 	Rig rig(with({"mem"}));
 
-	EXPECT_EQ(kvh_controller_set_limits(rig.controller, rig.space->id, 2, 1), -EINVAL);
-	EXPECT_EQ(kvh_controller_set_limits(rig.controller, rig.space->id, 1 << 20, 2 << 20),
+	struct kvh_limits *limits = nullptr;
+
+	EXPECT_EQ(kvh_controller_limits_make(rig.controller, rig.space->id, 2, 1, &limits),
+		  -EINVAL);
+	ASSERT_EQ(kvh_controller_limits_make(rig.controller, rig.space->id, 1 << 20, 2 << 20,
+					     &limits),
 		  0);
+	kvh_controller_limits_set(limits);
 	rig.rounds();
 }
 
