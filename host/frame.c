@@ -48,12 +48,21 @@ void kvh_frame_fill(void *frame, const struct kvh_key *key, const uint8_t digest
 	memset((unsigned char *)frame + end, 0, frame_bytes - end);
 }
 
+uint64_t kvh_frame_sum_begin(const void *header)
+{
+	return crc64_ecma_refl(0, header, BOUND_BYTES);
+}
+
+uint64_t kvh_frame_sum_add(uint64_t sum, const void *bytes, uint64_t n)
+{
+	return crc64_ecma_refl(sum, bytes, n);
+}
+
 static uint64_t payload_checksum(const void *frame, uint64_t frame_bytes)
 {
-	const unsigned char *bytes = frame;
-	uint64_t seed = crc64_ecma_refl(0, bytes, BOUND_BYTES);
-
-	return crc64_ecma_refl(seed, bytes + KVH_FRAME_ALIGN, frame_bytes - KVH_FRAME_ALIGN);
+	return kvh_frame_sum_add(kvh_frame_sum_begin(frame),
+				 (const unsigned char *)frame + KVH_FRAME_ALIGN,
+				 frame_bytes - KVH_FRAME_ALIGN);
 }
 
 static uint64_t header_checksum(const void *header)
@@ -69,9 +78,10 @@ void kvh_frame_seal(void *frame)
 	header->header_checksum = header_checksum(header);
 }
 
-/* NULL, or what is unsound. */
-static const char *header_fault(const struct kvh_frame_header *header)
+const char *kvh_frame_header_fault(const void *page)
 {
+	const struct kvh_frame_header *header = page;
+
 	if (memcmp(header->magic, frame_magic, sizeof(frame_magic)) != 0)
 		return "magic";
 	if (header->header_checksum != header_checksum(header))
@@ -89,7 +99,7 @@ int kvh_frame_check_header(const void *header)
 {
 	const struct kvh_frame_header *h = header;
 
-	if (header_fault(h) == NULL)
+	if (kvh_frame_header_fault(h) == NULL)
 		return 0;
 	/* Only a sound header is believed when it says that it is newer. */
 	if (memcmp(h->magic, frame_magic, sizeof(frame_magic)) == 0 &&
@@ -105,7 +115,7 @@ static const char *frame_fault(const struct kvh_frame_header *header, uint64_t b
 
 	if (bytes < sizeof(*header))
 		return "size";
-	fault = header_fault(header);
+	fault = kvh_frame_header_fault(header);
 	if (fault != NULL)
 		return fault;
 	if (memcmp(&header->key, key, sizeof(*key)) != 0)

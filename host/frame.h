@@ -62,10 +62,17 @@ static inline bool kvh_frame_sealed(const void *frame)
 	return ((const struct kvh_frame_header *)frame)->header_checksum != 0;
 }
 
+/* The payload's checksum in pieces: begun from the header, then over all that follows
+ * it, in order, the padding too. At the end it is header->checksum. */
+uint64_t kvh_frame_sum_begin(const void *header);
+uint64_t kvh_frame_sum_add(uint64_t sum, const void *bytes, uint64_t n);
+
 /* What a medium may be asked without the payload: magic, version, lengths and
  * the header's checksum of the 4096 bytes at `header`. 0, -EBADMSG (not a sound
  * header), -EPROTONOSUPPORT (a newer version). Logs nothing. */
 int kvh_frame_check_header(const void *header);
+/* The same, as what is unsound, a static text, or NULL. */
+const char *kvh_frame_header_fault(const void *header);
 
 /* Everything, for a frame of `bytes` that claims to be `key` of the space:
  * 0 or -EBADMSG; *what_p (may be NULL) then says what differs. Logs nothing. */

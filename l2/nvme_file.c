@@ -155,7 +155,7 @@ static int open_or_create(struct kvh_nvme_file *file)
 	return ret;
 }
 
-static int find_size(struct kvh_nvme_file *file)
+int kvh_nvme_file_find_size(struct kvh_nvme_file *file)
 {
 	struct stat st;
 	int sector = 0;
@@ -285,7 +285,7 @@ static int open_locked(struct kvh_nvme_file *file)
 
 	if (ret < 0)
 		return ret;
-	ret = find_size(file);
+	ret = kvh_nvme_file_find_size(file);
 	if (ret == 0)
 		ret = lock(file);
 	return ret;

@@ -67,6 +67,7 @@ struct kvh_nvme_file {
 	struct kvh_nvme_super *super; /* a page; what the disk has, once open */
 	void *page;                   /* a page, for whoever writes one */
 	uint64_t *generations;        /* [super->table_pages], once read */
+	uint32_t bad_table_pages;     /* damaged in both copies, once read */
 };
 
 /* Leaves nothing behind on failure. Logged: what was found, what is allowed.
@@ -85,6 +86,14 @@ int kvh_nvme_file_open(struct kvh_nvme_file *file, const struct kvh_nvme_conf *c
 int kvh_nvme_file_format(struct kvh_nvme_file *file, const uint8_t uuid[16], uint32_t stripes,
 			 uint32_t stripe);
 int kvh_nvme_file_formatted(struct kvh_nvme_file *file);
+
+/* Fills bytes, block, dev and ino of what fd is. Logged: neither file nor device. */
+int kvh_nvme_file_find_size(struct kvh_nvme_file *file);
+
+/* Makes it hold nothing, after kvh_nvme_file_begin, and gives its room back to the
+ * medium where that can be; set, geometry and a file's reserved room stay. After a
+ * crash some segments may have their frames still. Logged. */
+int kvh_nvme_file_empty(struct kvh_nvme_file *file);
 
 /* Marks it as open: a snapshot that it has is read before, or lost. */
 int kvh_nvme_file_begin(struct kvh_nvme_file *file);
@@ -109,6 +118,10 @@ int kvh_nvme_file_read_table(struct kvh_nvme_file *file, bool rewrite,
 /* What an opened file holds, by its superblock: 0 ours, 1 blank, or as
  * kvh_nvme_file_open fails; nvme_format.c, for nvme_file.c. */
 int kvh_nvme_file_judge(struct kvh_nvme_file *file);
+
+/* What stands on a file that is not ours: "ext4", "LVM2_member", "gpt", ..., or
+ * "something" where libblkid knows it not. */
+void kvh_nvme_file_name(const struct kvh_nvme_file *file, char *name, size_t size);
 
 /* Reads both superblocks and leaves the one that counts in file->super. 0, 1 being
  * formatted, -ENOENT none, -EBADMSG, -EPROTONOSUPPORT, or as reading fails. */

@@ -74,8 +74,7 @@ static int probe_with(blkid_probe probe, int fd, char *name, size_t size)
 	return 0;
 }
 
-/* "ext4", "LVM2_member", "gpt", ..., or "something" where libblkid knows it not. */
-static void find_name(const struct kvh_nvme_file *file, char *name, size_t size)
+void kvh_nvme_file_name(const struct kvh_nvme_file *file, char *name, size_t size)
 {
 	blkid_probe probe = blkid_new_probe();
 	int fd = file->io->open(file->io_ctx, AT_FDCWD, file->path, O_RDONLY | O_CLOEXEC, 0, 0);
@@ -126,7 +125,7 @@ int kvh_nvme_file_judge(struct kvh_nvme_file *file)
 		ret = is_blank(file);
 		if (ret != 0)
 			return ret;
-		find_name(file, name, sizeof(name));
+		kvh_nvme_file_name(file, name, sizeof(name));
 		kvh_err("nvme: %s holds %s that is not kvhoist's; wipe it, or format=yes "
 			"formats over it",
 			file->path, name);
@@ -303,6 +302,7 @@ int kvh_nvme_file_read_table(struct kvh_nvme_file *file, bool rewrite,
 		return -ENOMEM;
 	}
 	memset(entries, 0, file->super->segments * sizeof(*entries));
+	file->bad_table_pages = 0;
 	for (uint32_t page = 0; page < file->super->table_pages && ret == 0; page++) {
 		uint32_t first = page * KVH_NVME_ENTRIES;
 		uint32_t n = file->super->segments > first ? file->super->segments - first : 0;
@@ -311,6 +311,7 @@ int kvh_nvme_file_read_table(struct kvh_nvme_file *file, bool rewrite,
 			kvh_warn("nvme: %s: table page %" PRIu32 " is damaged, its frames are "
 				 "lost",
 				 file->path, page);
+			file->bad_table_pages++;
 			continue;
 		}
 		file->generations[page] = best->generation;
@@ -320,5 +321,66 @@ int kvh_nvme_file_read_table(struct kvh_nvme_file *file, bool rewrite,
 		memcpy(entries + first, best->entries, n * sizeof(*entries));
 	}
 	free(best);
+	return ret;
+}
+
+/* ---- emptying ---- */
+
+/* The next generation of a page, of segments that hold nothing. */
+static int empty_page(struct kvh_nvme_file *file, uint32_t page)
+{
+	struct kvh_nvme_table_page *table = file->page;
+	uint64_t generation = ++file->generations[page];
+
+	memset(table, 0, KVH_NVME_PAGE);
+	table->page = page;
+	table->generation = generation;
+	kvh_nvme_table_seal(table);
+	return kvh_nvme_file_write(file, table, KVH_NVME_PAGE,
+				   kvh_nvme_table_offset(file->super, page, generation));
+}
+
+static int empty_table(struct kvh_nvme_file *file)
+{
+	int ret = 0;
+
+	for (uint32_t page = 0; page < file->super->table_pages && ret == 0; page++)
+		ret = empty_page(file, page);
+	return ret == 0 ? kvh_nvme_file_sync(file, true) : ret;
+}
+
+/* What was in the segments is given back; of a file, the room is reserved anew. */
+static int give_back(struct kvh_nvme_file *file)
+{
+	off_t off = (off_t)file->super->data_offset;
+	off_t len = (off_t)(file->super->bytes - file->super->data_offset);
+	int ret = file->io->fallocate(file->io_ctx, file->fd,
+				      FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len);
+
+	if (ret == 0 && !file->block)
+		ret = file->io->fallocate(file->io_ctx, file->fd, 0, off, len);
+	if (ret == -EOPNOTSUPP || ret == -ENOSYS) {
+		kvh_info("nvme: %s: room cannot be given back here: old bytes stay on it",
+			 file->path);
+		return 0;
+	}
+	return ret;
+}
+
+/* Both copies of each page: the older one counts, should the other be damaged. */
+int kvh_nvme_file_empty(struct kvh_nvme_file *file)
+{
+	struct kvh_nvme_entry *entries = calloc(file->super->segments, sizeof(*entries));
+	int ret = entries == NULL ? -ENOMEM : kvh_nvme_file_read_table(file, false, entries);
+
+	free(entries);
+	if (ret == 0)
+		ret = empty_table(file);
+	if (ret == 0)
+		ret = empty_table(file);
+	if (ret == 0)
+		ret = give_back(file);
+	if (ret < 0)
+		kvh_err("nvme: %s: cannot be emptied: %s", file->path, strerror(-ret));
 	return ret;
 }
