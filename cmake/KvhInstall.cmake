@@ -7,7 +7,7 @@ set(pc_dir "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
 install(FILES "${PROJECT_SOURCE_DIR}/include/kvhoist.h" TYPE INCLUDE)
 install(TARGETS kvhoist EXPORT kvhoistTargets)
 install(TARGETS kvhoist_static EXPORT kvhoistStaticTargets)
-install(TARGETS kvhoist-bench)
+install(TARGETS kvhoist-bench kvhoist-l2)
 
 # Apart, because the static library needs the CUDA toolkit to be linked.
 foreach(set IN ITEMS kvhoistTargets kvhoistStaticTargets)

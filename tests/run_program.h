@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * run_program.h - runs kvhoist-bench as a user does, for tests of its arguments,
- * output, exit status and of what signals do to it.
+ * run_program.h - runs kvhoist-bench, or another program, as a user does, for tests of its
+ * arguments, output, exit status and of what signals do to it.
  */
 #ifndef KVH_TESTS_RUN_PROGRAM_H
 #define KVH_TESTS_RUN_PROGRAM_H
@@ -60,7 +60,9 @@ class Program
 {
       public:
 	/* stdout: `out` below, or what is given. */
-	explicit Program(const std::vector<std::string> &args, int stdout_fd = -1)
+	explicit Program(const std::vector<std::string> &args, int stdout_fd = -1,
+			 const std::string &name = "kvhoist-bench")
+	    : name_(name)
 	{
 		int out[2];
 
@@ -128,8 +130,8 @@ class Program
 	{
 		std::string self =
 			std::filesystem::read_symlink("/proc/self/exe").parent_path();
-		const char *env = getenv("KVH_BENCH");
-		std::string path = env != nullptr ? env : self + "/../kvhoist-bench";
+		const char *env = name_ == "kvhoist-bench" ? getenv("KVH_BENCH") : nullptr;
+		std::string path = env != nullptr ? env : self + "/../" + name_;
 		std::vector<char *> argv;
 
 		argv.push_back(path.data());
@@ -166,6 +168,7 @@ class Program
 		}
 	}
 
+	std::string name_;
 	int out_fd_ = -1, err_fd_ = -1;
 	pid_t pid_ = -1;
 };
@@ -175,15 +178,16 @@ struct Outcome {
 	std::string out, err;
 };
 
-inline Outcome run(const std::vector<std::string> &args)
+inline Outcome run(const std::vector<std::string> &args,
+		   const std::string &name = "kvhoist-bench")
 {
-	Program program(args);
+	Program program(args, -1, name);
 	int status = program.wait();
 
 	return {status, program.out, program.err};
 }
 
-/* The JSON of a replay; every number that is asked for has to be there. */
+/* The JSON of a program; every number that is asked for has to be there. */
 class Json
 {
       public:
