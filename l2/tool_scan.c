@@ -297,6 +297,7 @@ static void look_again(struct reader *reader, const struct kvh_nvme_inspect *ins
 
 	kvh_nvme_inspect_segment(inspect, slot.segment, &in);
 	slot.header = NULL;
+	slot.fault = NULL;
 	status = in.slot_bytes != slot.bytes || slot.slot >= in.used
 			 ? -ENOENT
 			 : read_and_judge(reader, inspect, &slot);
