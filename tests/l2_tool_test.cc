@@ -78,11 +78,18 @@ std::vector<Frame> all_frames()
 	return frames;
 }
 
+// Nothing, if it is not there.
 std::string contents(const std::string &path)
 {
-	std::ifstream file(path, std::ios::binary);
+	std::ifstream file(path, std::ios::binary | std::ios::ate);
+	std::string bytes;
 
-	return {std::istreambuf_iterator<char>(file), {}};
+	if (file.good()) {
+		bytes.resize(static_cast<size_t>(file.tellg()));
+		file.seekg(0);
+		file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+	}
+	return bytes;
 }
 
 void write_at(const std::string &path, uint64_t off, const void *bytes, size_t n)
