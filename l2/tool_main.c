@@ -28,7 +28,7 @@ enum option_key {
 #define OPTION_COMMON \
 	{"json", OPTION_JSON, NULL, 0, "print JSON", 0}, \
 	{"threads", OPTION_THREADS, "N", 0, \
-	 "that read each file, 1..64 (8 for frames, 32 for headers)", 0}, \
+	 "that read each file, 1..64 (16 for frames, 32 for headers)", 0}, \
 	{"quiet", 'q', NULL, 0, "no progress, no remarks", 0}, \
 	{NULL, 0, NULL, 0, NULL, 0}
 /* clang-format on */

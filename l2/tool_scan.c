@@ -34,7 +34,7 @@
 #define READ_BYTES     (UINT64_C(2) << 20)  /* of one read, and a huge page */
 #define SMALL_BYTES    (UINT64_C(16) << 10) /* slots whose headers are read together */
 #define HEADERS        64u                  /* of a run, where only these are read */
-#define WHOLE_THREADS  8u
+#define WHOLE_THREADS  16u
 #define HEADER_THREADS 32u
 #define SHOW_MS        200
 
