@@ -64,7 +64,7 @@ torture: deps-ci
 		tests/crash.sh build/tsan/tests '(engine|l1|mover)_stress'
 
 # The long forms, with all invariants checked. They print their seeds, and verdicts:
-# KVHOIST_SEED=N repeats a run, CRASH=REGEX runs some.
+# KVH_SEED=N repeats a run, CRASH=REGEX runs some.
 CRASH ?= l2_crash|l2_nvme_(power|kill|mutate|ring|fault)|l2_real_disk
 
 crash: deps-ci
