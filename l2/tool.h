@@ -122,8 +122,9 @@ struct kvh_tool_slot {
 	uint64_t bytes;
 	const struct kvh_frame_header *header; /* during the visit. NULL: damaged, or unread */
 	const char *fault;                     /* a static text; NULL: sound */
-	struct kvh_key key;                    /* what the header says, if that could be read */
-	uint64_t sequence;                     /* the same */
+	bool named; /* the header was read: the next two are what it says */
+	struct kvh_key key;
+	uint64_t sequence;
 };
 
 struct kvh_tool_totals {

@@ -121,6 +121,7 @@ static int judge(struct reader *reader, const struct kvh_nvme_inspect *inspect,
 	slot->header = (const struct kvh_frame_header *)(const void *)begin;
 	if (reader->scan->whole && have < slot->bytes)
 		slot->header = memcpy(reader->page, begin, KVH_FRAME_ALIGN);
+	slot->named = true;
 	slot->key = slot->header->key;
 	slot->sequence = slot->header->sequence;
 	ret = kvh_nvme_inspect_judge(slot->header, slot->bytes, &slot->fault);
@@ -298,6 +299,7 @@ static void look_again(struct reader *reader, const struct kvh_nvme_inspect *ins
 	kvh_nvme_inspect_segment(inspect, slot.segment, &in);
 	slot.header = NULL;
 	slot.fault = NULL;
+	slot.named = false;
 	status = in.slot_bytes != slot.bytes || slot.slot >= in.used
 			 ? -ENOENT
 			 : read_and_judge(reader, inspect, &slot);

@@ -24,9 +24,11 @@ static void take_json(struct verify *verify, const struct kvh_tool_slot *slot)
 	kvh_tool_put(one, "slot", slot->slot);
 	kvh_tool_put(one, "offset", slot->offset);
 	kvh_tool_put(one, "bytes", slot->bytes);
-	kvh_tool_put_text(one, "key", kvh_tool_key_text(&slot->key, key));
-	kvh_tool_put_text(one, "space", space);
 	kvh_tool_put_text(one, "fault", slot->fault);
+	if (slot->named) {
+		kvh_tool_put_text(one, "key", kvh_tool_key_text(&slot->key, key));
+		kvh_tool_put_text(one, "space", space);
+	}
 	(void)json_array_append_new(verify->damaged, one);
 }
 
@@ -42,10 +44,13 @@ static void take(void *arg, const struct kvh_tool_slot *slot)
 		return;
 	}
 	printf("damaged  %s: segment %" PRIu32 ", slot %" PRIu32 ", offset %" PRIu64
-	       " (%s): %s; key %s, space %016" PRIx64 "\n",
+	       " (%s): %s",
 	       verify->tool->files[slot->file].path, slot->segment, slot->slot, slot->offset,
-	       kvh_tool_bytes(slot->bytes, bytes), slot->fault,
-	       kvh_tool_key_text(&slot->key, key), slot->key.space);
+	       kvh_tool_bytes(slot->bytes, bytes), slot->fault);
+	if (slot->named)
+		printf("; key %s, space %016" PRIx64, kvh_tool_key_text(&slot->key, key),
+		       slot->key.space);
+	putchar('\n');
 }
 
 static void print_totals(const struct kvh_tool *tool, const struct kvh_tool_totals *totals)

@@ -2,6 +2,7 @@
 //
 // l2_tool_discard_test.cc - kvhoist-l2's dump and discard, run as an operator does:
 // what they write is what was stored, and what goes is what was meant.
+#include "tests/real_disk.h"
 #include "tests/tool_rig.h"
 
 #include <algorithm>
@@ -201,6 +202,46 @@ TEST_F(ToolDiscard, DiscardOfWhatIsDamagedKeepsTheRest)
 		EXPECT_NE(frame.hash(), header.hash());
 		EXPECT_NE(frame.hash(), payload.hash());
 	}
+}
+
+// ---- devices ----
+
+TEST_F(ToolDiscard, OfADeviceThatFailsAndWorksAgain)
+{
+	RealDisk disk;
+
+	disk.make_failing();
+	if (!disk.missing().empty())
+		GTEST_SKIP() << disk.missing();
+	{
+		Adapter l2("nvme:" + disk.path());
+
+		ASSERT_EQ(l2.error(), 0);
+		for (const Frame &frame : all_frames())
+			ASSERT_EQ(l2.put(frame.key, frame.bytes()), 0);
+	}
+	disk.fails("reads", true);
+	const Outcome unread = tool({"verify", disk.path()});
+	disk.fails("reads", false);
+	const Outcome verify = tool({"verify", disk.path()});
+	disk.fails("writes", true);
+	const Outcome unwritten = tool({"discard", "--yes", disk.path()});
+	disk.fails("writes", false);
+	const Outcome discard = tool({"discard", "--yes", disk.path()});
+
+	EXPECT_EQ(unread.status, 1);
+	EXPECT_NE(unread.err.find("Input/output error"), std::string::npos) << unread.err;
+	EXPECT_EQ(verify.status, 0) << verify.out;
+	EXPECT_NE(verify.out.find("25 frames are sound"), std::string::npos) << verify.out;
+	EXPECT_EQ(unwritten.status, 1);
+	EXPECT_NE(unwritten.err.find("Input/output error"), std::string::npos) << unwritten.err;
+	EXPECT_EQ(discard.status, 0) << discard.err;
+	EXPECT_NE(discard.out.find("25 frames"), std::string::npos) << discard.out;
+
+	Adapter l2("nvme:" + disk.path());
+
+	ASSERT_EQ(l2.error(), 0);
+	EXPECT_EQ(l2.usage().objects, 0u);
 }
 
 } // namespace

@@ -356,6 +356,7 @@ TEST_F(Tool, AFileThatWasCutIsNamed)
 
 	EXPECT_EQ(o.status, 1);
 	EXPECT_NE(o.out.find("cut, 20971520 of 67108864"), std::string::npos) << o.out;
+	EXPECT_NE(o.out.find("Input/output error\n"), std::string::npos) << o.out;
 	EXPECT_EQ(tool({"discard", "--yes", path()}).status, 1);
 }
 
