@@ -153,6 +153,7 @@ static struct kvh_engine *engine_make(const struct kvh_engine_opts *opts)
 	engine->opts.l2 = NULL; /* the caller's; the adapters know */
 	engine->opts.n_l2 = 0;
 	engine->health_bound_ns = opts->health_bound_ns;
+	engine->lease_ns = opts->l1_lease_ns;
 	pthread_mutex_init(&engine->opts_lock, NULL);
 	pthread_once(&forks_once, watch_forks);
 	engine->forks = __atomic_load_n(&forks, __ATOMIC_RELAXED);
@@ -300,16 +301,17 @@ int kvh_engine_close(struct kvh_engine *engine, uint64_t drain_ns)
 int kvh_space_open(struct kvh_engine *engine, const struct kvh_space_desc *desc,
 		   kvh_space_t *space_p)
 {
-	struct kvh_space *space;
+	struct kvh_space *made, *space;
 	int err = kvh_engine_alive(engine);
 
 	if (err == 0)
-		err = kvh_space_make(desc, &space);
+		err = kvh_space_make(desc, &made);
 	if (err == 0)
-		err = kvh_space_table_add(&engine->spaces, space, &space);
-	if (err == 0)
-		*space_p = space->id;
-	return err;
+		err = kvh_space_table_add(&engine->spaces, made, &space);
+	if (err != 0)
+		return err;
+	*space_p = space->id;
+	return space == made ? kvh_limits_default(engine, space->id) : 0;
 }
 
 int64_t kvh_space_chunk_bytes(struct kvh_engine *engine, kvh_space_t id, uint32_t group)

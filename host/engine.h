@@ -37,7 +37,8 @@ struct kvh_engine {
 	pthread_mutex_t opts_lock;   /* of opts; taken before any other */
 	struct kvh_engine_opts opts; /* in force; without l2 */
 	char *device_name;           /* opts.device */
-	uint64_t health_bound_ns;    /* the option; atomic */
+	uint64_t health_bound_ns;    /* the options; atomic */
+	uint64_t lease_ns;
 
 	pthread_mutex_t lock; /* of all below */
 	struct kvh_queue *queues;
@@ -55,6 +56,15 @@ static inline uint64_t kvh_next_sequence(struct kvh_engine *engine)
 
 /* Fills it in, whatever `size` says. */
 void kvh_health_read(struct kvh_engine *engine, struct kvh_health *health);
+
+/* How long leases last of which nothing else is said; 0: until they are released. */
+static inline uint64_t kvh_engine_lease_ns(const struct kvh_engine *engine)
+{
+	return __atomic_load_n(&engine->lease_ns, __ATOMIC_RELAXED);
+}
+
+/* limits.c: those that the options give a new space. */
+int kvh_limits_default(struct kvh_engine *engine, kvh_space_t space);
 
 /* 0; -EPERM in a child of fork; -ESHUTDOWN while it closes. */
 int kvh_engine_alive(const struct kvh_engine *engine);

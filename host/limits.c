@@ -14,16 +14,36 @@ void kvh_space_limits_init(struct kvh_space_limits *limits, size_t size)
 	limits->size = size;
 }
 
-int kvh_space_limits_set(struct kvh_engine *engine, kvh_space_t space,
-			 const struct kvh_space_limits *limits)
+/* In L1 and in L2, or, where L1 refuses them, nowhere. */
+static int apply(struct kvh_engine *engine, kvh_space_t space,
+		 const struct kvh_space_limits *limits)
 {
+	struct kvh_l1_limits l1 = {
+		.soft_bytes = limits->l1_soft_bytes,
+		.hard_bytes = limits->l1_hard_bytes,
+		.pinned = limits->pinned != 0,
+	};
 	struct kvh_limits *l2;
-	struct kvh_l1_limits l1;
-	int err = kvh_engine_alive(engine);
+	int err = kvh_controller_limits_make(engine->controller, space, limits->l2_soft_bytes,
+					     limits->l2_hard_bytes, &l2);
 
 	if (err != 0)
 		return err;
-	err = kvh_check_size("space limits", limits->size, sizeof(*limits));
+	err = kvh_l1_limits_set(engine->l1, space, &l1);
+	if (err == 0)
+		kvh_controller_limits_set(l2);
+	else
+		kvh_controller_limits_drop(l2);
+	return err;
+}
+
+int kvh_space_limits_set(struct kvh_engine *engine, kvh_space_t space,
+			 const struct kvh_space_limits *limits)
+{
+	int err = kvh_engine_alive(engine);
+
+	if (err == 0)
+		err = kvh_check_size("space limits", limits->size, sizeof(*limits));
 	if (err != 0)
 		return err;
 	if (kvh_space_table_find(&engine->spaces, space) == NULL) {
@@ -35,19 +55,21 @@ int kvh_space_limits_set(struct kvh_engine *engine, kvh_space_t space,
 			(unsigned long long)space, limits->pinned);
 		return -EINVAL;
 	}
-	err = kvh_controller_limits_make(engine->controller, space, limits->l2_soft_bytes,
-					 limits->l2_hard_bytes, &l2);
-	if (err != 0)
-		return err;
-	l1 = (struct kvh_l1_limits){
-		.soft_bytes = limits->l1_soft_bytes,
-		.hard_bytes = limits->l1_hard_bytes,
-		.pinned = limits->pinned != 0,
-	};
-	err = kvh_l1_limits_set(engine->l1, space, &l1);
-	if (err == 0)
-		kvh_controller_limits_set(l2);
-	else
-		kvh_controller_limits_drop(l2);
-	return err;
+	return apply(engine, space, limits);
+}
+
+int kvh_limits_default(struct kvh_engine *engine, kvh_space_t space)
+{
+	struct kvh_space_limits limits = {0};
+
+	pthread_mutex_lock(&engine->opts_lock);
+	limits.l1_soft_bytes = engine->opts.space_l1_soft_bytes;
+	limits.l1_hard_bytes = engine->opts.space_l1_hard_bytes;
+	limits.l2_soft_bytes = engine->opts.space_l2_soft_bytes;
+	limits.l2_hard_bytes = engine->opts.space_l2_hard_bytes;
+	pthread_mutex_unlock(&engine->opts_lock);
+	if ((limits.l1_soft_bytes | limits.l1_hard_bytes | limits.l2_soft_bytes |
+	     limits.l2_hard_bytes) == 0)
+		return 0;
+	return apply(engine, space, &limits);
 }

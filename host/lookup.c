@@ -160,6 +160,7 @@ int kvh_lookup(struct kvh_queue *queue, const struct kvh_prefix *prefix, uint32_
 	       uint8_t *where, kvh_lease_t *leases, uint32_t *usable_p)
 {
 	struct lookup l = {.engine = queue->engine, .client = queue->client, .prefix = prefix};
+	uint64_t lease_ns;
 	int err = kvh_find_space(queue, prefix, &l.space);
 
 	if (err != 0)
@@ -170,6 +171,9 @@ int kvh_lookup(struct kvh_queue *queue, const struct kvh_prefix *prefix, uint32_
 			flags, leases != NULL ? "" : "out");
 		return -EINVAL;
 	}
+	lease_ns = kvh_engine_lease_ns(queue->engine);
+	if (leases != NULL && lease_ns != 0)
+		l.deadline_ns = kvh_deadline_ns(lease_ns);
 	return lookup(&l, where, leases, usable_p);
 }
 

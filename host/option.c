@@ -354,6 +354,37 @@ static int check_watermarks(struct kvh_engine_opts *o, bool dotted, struct kvh_w
 		dotted ? "watermark.low_pct" : "watermark_low_pct", o->watermark_low_pct);
 }
 
+static int check_limits(const char *tier, uint64_t soft, uint64_t hard, bool dotted,
+			struct kvh_why *why)
+{
+	const char *prefix = dotted ? "space." : "space_";
+
+	if (hard == 0 || soft <= hard)
+		return 0;
+	return refuse(why,
+		      "%s%s_soft_bytes is %" PRIu64 " and %s%s_hard_bytes is %" PRIu64
+		      ", allowed: soft <= hard",
+		      prefix, tier, soft, prefix, tier, hard);
+}
+
+static int check_space(const struct kvh_engine_opts *o, bool dotted, struct kvh_why *why)
+{
+	bool soft = o->space_l1_soft_bytes > o->space_l1_hard_bytes;
+	uint64_t most = soft ? o->space_l1_soft_bytes : o->space_l1_hard_bytes;
+	int err = check_limits("l1", o->space_l1_soft_bytes, o->space_l1_hard_bytes, dotted,
+			       why);
+
+	if (err == 0)
+		err = check_limits("l2", o->space_l2_soft_bytes, o->space_l2_hard_bytes, dotted,
+				   why);
+	if (err != 0 || most <= o->l1_bytes)
+		return err;
+	return refuse(why,
+		      "%s_%s_bytes is %" PRIu64 " and %s is %" PRIu64 ", allowed: at most that",
+		      dotted ? "space.l1" : "space_l1", soft ? "soft" : "hard", most,
+		      dotted ? "l1.bytes" : "l1_bytes", o->l1_bytes);
+}
+
 static int check_spec(const struct kvh_engine_opts *o, uint32_t i, struct kvh_why *why)
 {
 	for (uint32_t j = 0; j < i; j++) {
@@ -390,6 +421,8 @@ int kvh_options_check(struct kvh_engine_opts *opts, bool dotted, struct kvh_why 
 		err = check_specs(opts, why);
 	if (err == 0)
 		err = check_watermarks(opts, dotted, why);
+	if (err == 0)
+		err = check_space(opts, dotted, why);
 	if (err == 0 && opts->l2_queue_bytes == 0)
 		opts->l2_queue_bytes = opts->l1_bytes / 2;
 	if (err == 0 && opts->prefetch_read_bytes == 0)

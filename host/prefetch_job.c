@@ -94,7 +94,7 @@ static void fill(struct kvh_prefetch *p, struct kvh_queue *queue,
 	p->leases = leases;
 	p->deadline_ns = opts->deadline_ns != 0 ? kvh_deadline_ns(opts->deadline_ns)
 						: UINT64_MAX;
-	p->lease_ns = opts->lease_ns;
+	p->lease_ns = opts->lease_ns != 0 ? opts->lease_ns : kvh_engine_lease_ns(queue->engine);
 	p->want_found = (opts->flags & KVH_PREFETCH_FOUND) != 0;
 	p->temporary = (opts->flags & KVH_PREFETCH_TEMPORARY) != 0;
 	p->warm = (opts->flags & KVH_PREFETCH_WARM) != 0;

@@ -17,6 +17,20 @@ int kvh_apply_health(struct kvh_engine *engine, const struct kvh_engine_opts *op
 	return 0;
 }
 
+int kvh_apply_lease(struct kvh_engine *engine, const struct kvh_engine_opts *opts)
+{
+	__atomic_store_n(&engine->lease_ns, opts->l1_lease_ns, __ATOMIC_RELAXED);
+	return 0;
+}
+
+/* Spaces look when they are opened. */
+int kvh_apply_space_limits(struct kvh_engine *engine, const struct kvh_engine_opts *opts)
+{
+	(void)engine;
+	(void)opts;
+	return 0;
+}
+
 int kvh_apply_watermarks(struct kvh_engine *engine, const struct kvh_engine_opts *opts)
 {
 	struct kvh_arena_stats stats;

@@ -24,10 +24,13 @@ const char *kvh_latency_name(uint32_t which)
 	return which < KVH_LATENCIES ? names[which] : NULL;
 }
 
-static void read_space(const struct kvh_space *space, struct kvh_space_status *st)
+static void read_space(const struct kvh_l1 *l1, const struct kvh_space *space,
+		       struct kvh_space_status *st)
 {
 	const struct kvh_space_counters *n = space->counters;
+	struct kvh_l1_space_stats in_l1 = {0};
 
+	(void)kvh_l1_space_stats(l1, space->id, &in_l1); /* or it never had a frame */
 	*st = (struct kvh_space_status){
 		.space = space->id,
 		.stored_chunks = kvh_counted(&n->stored_chunks),
@@ -41,24 +44,26 @@ static void read_space(const struct kvh_space *space, struct kvh_space_status *s
 		.hits_l2 = kvh_counted(&n->hits_l2),
 		.misses = kvh_counted(&n->misses),
 		.prefetch_wasted = kvh_counted(&n->prefetch_wasted),
+		.l1_used_bytes = in_l1.used_bytes,
+		.l1_evicted = in_l1.evicted,
 	};
 }
 
 /* Of at most `max`: more may have come. Or, with NULL, how many there are. */
-static uint32_t read_spaces(struct kvh_space_table *table, struct kvh_space_status *spaces,
+static uint32_t read_spaces(struct kvh_engine *engine, struct kvh_space_status *spaces,
 			    uint32_t max)
 {
 	uint32_t n = 0;
 
 	for (uint32_t b = 0; b < KVH_SPACE_BUCKETS; b++) {
-		const struct kvh_space *space = __atomic_load_n(&table->buckets[b],
+		const struct kvh_space *space = __atomic_load_n(&engine->spaces.buckets[b],
 								__ATOMIC_ACQUIRE);
 
 		for (; space != NULL; space = space->next) {
 			if (spaces == NULL)
 				n++;
 			else if (n < max)
-				read_space(space, &spaces[n++]);
+				read_space(engine->l1, space, &spaces[n++]);
 		}
 	}
 	return n;
@@ -87,7 +92,7 @@ int kvh_snapshot_take(struct kvh_engine *engine, struct kvh_snapshot **snapshot_
 
 	if (err != 0)
 		return err;
-	n_spaces = read_spaces(&engine->spaces, NULL, 0);
+	n_spaces = read_spaces(engine, NULL, 0);
 	s = calloc(1, sizeof(*s) + KVH_L2_MAX * sizeof(*l2) + n_spaces * sizeof(*spaces));
 	if (s == NULL)
 		return -ENOMEM;
@@ -104,7 +109,7 @@ int kvh_snapshot_take(struct kvh_engine *engine, struct kvh_snapshot **snapshot_
 		kvh_histogram_read(engine->metrics.latency[i], KVH_HISTOGRAM_SHARDS,
 				   &s->latency[i]);
 	s->n_l2 = read_adapters(engine, l2);
-	s->n_spaces = read_spaces(&engine->spaces, spaces, n_spaces);
+	s->n_spaces = read_spaces(engine, spaces, n_spaces);
 	s->l2 = l2;
 	s->spaces = spaces;
 	*snapshot_p = s;

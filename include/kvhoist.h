@@ -128,6 +128,13 @@ struct kvh_engine_opts {
 	uint32_t l2_breaker; /* failures in a row after which an adapter is left alone until it
 			      * answers again, 1..1000000; 0: 8 */
 	const char *l1_eviction; /* "lru", "s3-fifo", "arc"; NULL: "lru" */
+	uint64_t l1_lease_ns;    /* how long leases last of which nothing else is said, if
+				  * no load uses them; 0: until they are released;
+				  * kvh_engine_opts_init: 10 min */
+	/* What each space may have that is opened from now on, until kvh_space_limits_set
+	 * says otherwise. 0: no limit. */
+	uint64_t space_l1_soft_bytes, space_l1_hard_bytes;
+	uint64_t space_l2_soft_bytes, space_l2_hard_bytes;
 };
 KVH_API void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size);
 
@@ -286,7 +293,9 @@ KVH_API void kvh_space_desc_init(struct kvh_space_desc *desc, size_t size);
  * is the first 8 bytes of the SHA-256 of the canonical descriptor. Spaces live
  * as long as the engine.
  * -EINVAL  a field is out of range
- * -EEXIST  another descriptor has this id (32 bytes are compared) */
+ * -EEXIST  another descriptor has this id (32 bytes are compared)
+ * -ENOSPC  the options limit spaces, and there are more than 4,095: it is open, and
+ *          has no limit */
 KVH_API int kvh_space_open(struct kvh_engine *engine, const struct kvh_space_desc *desc,
 			   kvh_space_t *space_p);
 
@@ -604,7 +613,7 @@ struct kvh_prefetch_opts {
 	uint32_t flags; /* KVH_PREFETCH_* */
 	uint32_t reserved;
 	uint64_t lease_ns; /* from its end; then its leases end by themselves, as with
-			    * kvh_lookup_lease. 0: never */
+			    * kvh_lookup_lease. 0: the engine's l1_lease_ns */
 };
 KVH_API void kvh_prefetch_opts_init(struct kvh_prefetch_opts *opts, size_t size);
 
@@ -795,6 +804,8 @@ struct kvh_space_status {
 	uint64_t loaded_chunks, loaded_bytes;
 	uint64_t store_exists, store_no_memory, store_failed;
 	uint64_t hits_l1, hits_l2, misses, prefetch_wasted;
+	uint64_t l1_used_bytes; /* now */
+	uint64_t l1_evicted;    /* frames */
 };
 
 struct kvh_health {

@@ -102,6 +102,7 @@ struct Opts {
 	uint64_t l2_queue_bytes = 0;
 	uint32_t high_pct = 0, low_pct = 0;
 	const char *l1_eviction = nullptr;
+	uint64_t space_l1_hard = 0, space_l2_hard = 0;
 };
 
 inline int open_engine(const Opts &opts, kvh_engine **engine_p)
@@ -123,6 +124,8 @@ inline int open_engine(const Opts &opts, kvh_engine **engine_p)
 	o.watermark_high_pct = opts.high_pct;
 	o.watermark_low_pct = opts.low_pct;
 	o.l1_eviction = opts.l1_eviction;
+	o.space_l1_hard_bytes = opts.space_l1_hard;
+	o.space_l2_hard_bytes = opts.space_l2_hard;
 	return kvh_engine_open(&o, engine_p);
 }
 

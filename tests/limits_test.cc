@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// limits_test.cc - the public calls: limits of a space, use without a lease, and
-// the eviction policy by name.
+// limits_test.cc - the public calls: limits of a space, and of each by the options,
+// use without a lease, and the eviction policy by name.
 #include "engine_harness.h"
 
 using namespace enginetest;
@@ -85,6 +85,74 @@ TEST_F(Limits, TouchSaysWhatIsThere)
 	EXPECT_EQ(0, status[2]);
 	EXPECT_EQ(2, kvh_touch(engine.get(), keys, 3, nullptr));
 }
+
+// ---- of each space, by the options -----------------------------------------
+
+class LimitsOfEachSpace : public testing::Test
+{
+      protected:
+	explicit LimitsOfEachSpace(uint64_t l1_hard = MIB, uint64_t l2_hard = MIB * 3 / 2)
+	    : engine(opts(l1_hard, l2_hard)), pool(engine, desc.layout, engine.space(desc)),
+	      queue(engine), frame_bytes(kvh_frame_bytes(static_cast<uint64_t>(
+				     kvh_space_chunk_bytes(engine.get(), pool.space, 0))))
+	{
+		const auto n = static_cast<uint32_t>(2 * MIB / frame_bytes);
+
+		store_prompt(queue, pool, prompt(1, n / 2), KVH_STORE_PERSISTED);
+		store_prompt(queue, pool, prompt(2, n / 2), KVH_STORE_PERSISTED);
+	}
+	static Opts opts(uint64_t l1_hard, uint64_t l2_hard)
+	{
+		Opts o;
+
+		o.l2 = {"mem:limits"};
+		o.space_l1_hard = l1_hard;
+		o.space_l2_hard = l2_hard;
+		return o;
+	}
+	uint64_t in_l2()
+	{
+		kvh_l2_status st{};
+
+		st.size = sizeof(st);
+		EXPECT_EQ(0, kvh_l2_status_get(engine.get(), 0, &st));
+		return st.objects * frame_bytes;
+	}
+
+	Desc desc;
+	Engine engine;
+	Pool pool;
+	Queue queue;
+	uint64_t frame_bytes;
+};
+
+TEST_F(LimitsOfEachSpace, ComeFromTheOptions)
+{
+	EXPECT_EQ(MIB, engine.status().l1_used_bytes);
+	EXPECT_EQ(MIB * 3 / 2, in_l2());
+	kvh_snapshot *snapshot;
+	ASSERT_EQ(0, kvh_snapshot_take(engine.get(), &snapshot));
+	ASSERT_EQ(1u, snapshot->n_spaces);
+	EXPECT_EQ(MIB, snapshot->spaces[0].l1_used_bytes);
+	EXPECT_EQ(MIB / frame_bytes, snapshot->spaces[0].l1_evicted);
+	kvh_snapshot_free(snapshot);
+}
+
+class NoLimitsOfEachSpace : public LimitsOfEachSpace
+{
+      protected:
+	NoLimitsOfEachSpace() : LimitsOfEachSpace(0, 0)
+	{
+	}
+};
+
+TEST_F(NoLimitsOfEachSpace, ControlAllIsThere)
+{
+	EXPECT_EQ(2 * MIB, engine.status().l1_used_bytes);
+	EXPECT_EQ(2 * MIB, in_l2());
+}
+
+// ---- which frame goes first --------------------------------------------------
 
 class WithArc : public Limits
 {

@@ -32,6 +32,10 @@ TEST(Reconfigure, ARefusedChangeLeavesTheOldValue)
 		{"watermark.high_pct", "", -EINVAL, "it stays 95"},
 		{"watermark.low_pct", "95", -EINVAL, "stays 90"},
 		{"watermark.low", "50", -EINVAL, "the nearest is watermark.low_pct"},
+		{"l1.eviction", "mru", -EINVAL, "the nearest is 'lru'"},
+		{"l1.lease", "10", -EINVAL, "it stays 600s"},
+		{"space.l1_hard_bytes", "64M", -EINVAL,
+		 "space.l1_hard_bytes is 67108864 and l1.bytes is 33554432"},
 		{"l1.bytes", "64M", -EBUSY, "l1.bytes cannot change"},
 		{"l2.adapters", "mem:x", -EBUSY, "l2.adapters cannot change"},
 	};
@@ -61,6 +65,33 @@ void settle(const Engine &engine)
 	kvh_controller_post(engine.get()->controller, &marker.work);
 	while (!marker.ran)
 		std::this_thread::yield();
+}
+
+// Leases end by themselves, and are no use any more.
+TEST(Reconfigure, ALeaseHasTheDeadlineInForce)
+{
+	Engine engine;
+	Desc desc;
+	Pool pool(engine, desc.layout, engine.space(desc));
+	Queue queue(engine);
+	const Prefix prefix = prefix_of(pool, prompt(1, 4));
+	Job forever, soon, load;
+	std::vector<kvh_lease_t> leases;
+
+	store_prompt(queue, pool, prompt(1, 4));
+	ASSERT_EQ(0, queue.prefetch(forever, prefix)); // the default, 10 min
+	ASSERT_EQ(4u, queue.finish(forever).usable);
+	ASSERT_EQ(0, kvh_engine_set(engine.get(), "l1.lease", "1ms"));
+	ASSERT_EQ(0, queue.prefetch(soon, prefix));
+	ASSERT_EQ(4u, queue.finish(soon).usable);
+	while (engine.status().l1_leases > 4)
+		std::this_thread::yield();
+	EXPECT_EQ(4u, engine.status().leases_expired);
+	Log log;
+	const std::vector<Item> items = leased_items(pool, prefix, soon.leases, &leases);
+	EXPECT_EQ(-ESTALE, queue.load(load, pool, leases, items, KVH_LOAD_RELEASE));
+	EXPECT_EQ(-ESTALE, kvh_release(engine.get(), leases.data(), leases.size(), nullptr));
+	load_and_check(queue, pool, prefix, forever.leases); // control
 }
 
 TEST(Reconfigure, WatermarksTakeEffect)
