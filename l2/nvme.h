@@ -22,7 +22,7 @@
 /* Opens slots in a segment, some at a time:
  *
  *    IDLE --start, cleared--> [FLUSH] --> DROP --the table names no slots--+
- *     | |                                                                  v
+ *     | |                                  | nobody wants it: IDLE         v
  *     | +--start, used before--------------------------------------------> WIPE
  *     |                                                  headers are zero  |
  *     +--start, virgin--> [FLUSH] --> TABLE <-- [FLUSH] <------------------+
@@ -45,7 +45,7 @@ enum kvh_nvme_grow_state {
 
 struct kvh_nvme_grow {
 	enum kvh_nvme_grow_state state, next; /* FLUSH: what comes behind it */
-	uint32_t segment, class, count;       /* slots to open */
+	uint32_t segment, class, count;       /* slots to open; 0: it is only dropped */
 	uint64_t at, end;                     /* still to be wiped, on the medium */
 	uint64_t step;                        /* from one wipe to the next */
 	uint32_t running;
@@ -85,6 +85,7 @@ struct kvh_nvme_stripe {
 	uint32_t running; /* transfers, and work of the side thread */
 	uint32_t puts;
 	uint32_t write_errors;       /* in a row */
+	uint32_t wipe_errors;        /* since open */
 	struct kvh_req_fifo waiting; /* PUTs without a slot */
 	struct kvh_req_fifo parked;  /* their slot is DOOMED and read */
 	/* DELETEs of what a crash now would bring back: its slot is being written over,
@@ -97,8 +98,8 @@ struct kvh_nvme_clear {
 	struct kvh_req_fifo waiting; /* the first is the one */
 	struct kvh_nvme_space *space;
 	uint32_t stripe, extent;
-	bool marked;      /* the writes that it has to wait for are */
-	uint32_t pending; /* == PUTs WRITING that are marked */
+	bool marked;      /* the requests that it has to wait for are */
+	uint32_t pending; /* == those that are marked and have not ended */
 };
 
 struct kvh_nvme {
@@ -134,7 +135,7 @@ void kvh_nvme_task_advance(struct kvh_nvme *nvme);
  * has ended. */
 void kvh_nvme_task_write(struct kvh_nvme_stripe *stripe, struct kvh_l2_req *req, uint32_t slot);
 void kvh_nvme_task_finish(struct kvh_nvme *nvme, struct kvh_l2_req *req, int status);
-/* Marks the PUTs that are WRITING, for CLEAR: they may be written over its frames. */
+/* Marks the requests that write over or wipe a frame, for CLEAR: it may be its. */
 void kvh_nvme_task_mark(struct kvh_nvme *nvme);
 /* After a failed flush. */
 void kvh_nvme_flush_failed(struct kvh_nvme *nvme, int error);
@@ -156,6 +157,12 @@ void kvh_nvme_pump(struct kvh_nvme_stripe *stripe);
 void kvh_nvme_wiper_init(struct kvh_nvme_stripe *stripe);
 /* A DOOMED slot, not read, is wiped some time. */
 void kvh_nvme_wipe_later(struct kvh_nvme_stripe *stripe, uint32_t slot);
+/* BAD slots are tried again: those that have had a frame like it; with NULL, all. */
+void kvh_nvme_wipe_again(struct kvh_nvme_stripe *stripe, const struct kvh_key *key);
+/* The oldest of each size. */
+void kvh_nvme_wipe_oldest(struct kvh_nvme_stripe *stripe);
+/* A slot that could not be wiped has had a frame like it. */
+bool kvh_nvme_bad_has(const struct kvh_nvme_stripe *stripe, const struct kvh_key *key);
 /* A slot that is to be wiped, or is being, has had a frame like it. */
 bool kvh_nvme_wiper_has(const struct kvh_nvme_stripe *stripe, const struct kvh_key *key);
 /* One of its transfers was reaped. */
@@ -183,6 +190,9 @@ void kvh_nvme_snapshot_save(struct kvh_nvme_stripe *stripe);
 
 /* Not growing. The segment has room, or is not busy: then what is in it goes. */
 void kvh_nvme_grow_start(struct kvh_nvme_stripe *stripe, uint32_t segment, uint32_t class);
+/* Segments that nobody wants any more, and that a scan would find old frames in, are
+ * taken out of the table, one after another. */
+void kvh_nvme_grow_settle(struct kvh_nvme_stripe *stripe);
 /* One of its transfers was reaped. */
 void kvh_nvme_grow_ended(struct kvh_nvme_stripe *stripe, struct kvh_nvme_io *io);
 
@@ -192,11 +202,12 @@ static inline bool kvh_nvme_growing(const struct kvh_nvme_stripe *stripe)
 }
 
 /* A scan would find old frames in segments that have been cleared, and this will
- * be over. */
+ * be over. Where it cannot be, index.unsettled > 0 all the same. */
 static inline bool kvh_nvme_unsettled(const struct kvh_nvme_stripe *stripe)
 {
 	return stripe->index.unsettled > 0 &&
-	       (kvh_nvme_growing(stripe) || stripe->waiting.head != NULL);
+	       (kvh_nvme_growing(stripe) ||
+		kvh_nvme_segment_unsettled(&stripe->index, true) != KVH_NVME_NONE);
 }
 
 /* ---- nvme_open.c ---- */

@@ -208,6 +208,24 @@ void kvh_nvme_grow_start(struct kvh_nvme_stripe *stripe, uint32_t i, uint32_t cl
 		wipe_begin(stripe);
 }
 
+void kvh_nvme_grow_settle(struct kvh_nvme_stripe *stripe)
+{
+	struct kvh_nvme_grow *grow = &stripe->grow;
+	uint32_t i = kvh_nvme_growing(stripe)
+			     ? KVH_NVME_NONE
+			     : kvh_nvme_segment_unsettled(&stripe->index, false);
+
+	if (i == KVH_NVME_NONE)
+		return;
+	if (stripe->index.segments[i].drained)
+		kvh_nvme_segment_clear(&stripe->index, i);
+	grow->segment = i;
+	grow->class = KVH_NVME_NONE;
+	grow->count = 0;
+	grow->status = 0;
+	flush_and_write(stripe, KVH_NVME_GROW_DROP);
+}
+
 static void table_written(struct kvh_nvme_stripe *stripe)
 {
 	struct kvh_nvme_grow *grow = &stripe->grow;
@@ -217,7 +235,10 @@ static void table_written(struct kvh_nvme_stripe *stripe)
 	stripe->file->generations[grow->dirty_page]++;
 	if (grow->state == KVH_NVME_GROW_DROP) {
 		kvh_nvme_segment_settled(&stripe->index, grow->segment);
-		wipe_begin(stripe);
+		if (grow->count > 0)
+			wipe_begin(stripe);
+		else
+			grow_move(grow, KVH_NVME_GROW_IDLE);
 		return;
 	}
 	grow->status = kvh_nvme_segment_open(&stripe->index, grow->segment, grow->count);

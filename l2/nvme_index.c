@@ -171,7 +171,7 @@ static const uint8_t slot_next[KVH_NVME_STATES] = {
 	[KVH_NVME_LIVE] = TO(DOOMED) | TO(WRITING) | TO(GONE),
 	[KVH_NVME_DOOMED] = TO(WIPING),
 	[KVH_NVME_WIPING] = TO(FREE) | TO(BAD),
-	[KVH_NVME_BAD] = TO(FREE) | TO(GONE),
+	[KVH_NVME_BAD] = TO(DOOMED) | TO(WRITING) | TO(GONE),
 };
 #define IS(state, set) (((1u << (state)) & (set)) != 0)
 #define BUSY           (TO(WRITING) | TO(DOOMED) | TO(WIPING))
@@ -386,19 +386,31 @@ void kvh_nvme_slot_forget(struct kvh_nvme_index *index, uint32_t id)
 		slot_move(index, id, KVH_NVME_GONE);
 }
 
-bool kvh_nvme_slot_retry(struct kvh_nvme_index *index, uint32_t class)
+void kvh_nvme_slot_doom_again(struct kvh_nvme_index *index, uint32_t id)
 {
-	uint32_t id = index->classes[class].failed.oldest;
+	slot_move(index, id, KVH_NVME_DOOMED);
+}
+
+uint32_t kvh_nvme_slot_retry(struct kvh_nvme_index *index, uint32_t pool)
+{
+	uint32_t id = index->classes[index->pools[pool].class].failed.oldest;
 
 	if (id != KVH_NVME_NONE)
-		slot_move(index, id, KVH_NVME_FREE);
-	return id != KVH_NVME_NONE;
+		kvh_nvme_slot_claim(index, id, pool);
+	return id;
+}
+
+uint32_t kvh_nvme_index_bad(const struct kvh_nvme_index *index)
+{
+	uint32_t bad = 0;
+
+	for (uint32_t i = 0; i < index->n_classes; i++)
+		bad += index->classes[i].failed.n;
+	return bad;
 }
 
 void kvh_nvme_index_retry(struct kvh_nvme_index *index)
 {
-	for (uint32_t i = 0; i < index->n_classes; i++)
-		(void)kvh_nvme_slot_retry(index, i);
 	for (uint32_t i = 0; i < index->super->segments; i++)
 		index->segments[i].failed = false;
 	index->room++;

@@ -10,15 +10,18 @@
  *     | |          failed| +------- evicted -----+          no reader   |
  *     | |                v                                              |
  *     | +--- wiped -- WIPING <------------------------------------------+
- *     |                  | failed
- *     +---- retried --- BAD
+ *     |                  | failed                                       |
+ *     |                 BAD ---------------- wiped again ---------------+
+ *     |                  +--written over--> WRITING
+ *    GONE
  *
  *    FREE -> BAD: the header cannot be read. GONE -> FREE: opened. FREE, LIVE,
  *    BAD -> GONE: the segment was cleared.
  *
  * FREE: nothing on the medium that a scan would take for a frame. LIVE: in the
  * index. DOOMED: not in it any more, but read by GETs. WIPING: its header page
- * is being zeroed. BAD: neither written nor wiped; tried again later.
+ * is being zeroed. BAD: neither written nor wiped, so that the frame it had may
+ * still be there; tried again later.
  *
  * A slot is named by a number, extent * 32 + place. Memory a slot: 40 bytes, 12
  * of the eviction order (s3-fifo and arc: 13, and 24 a ghost), 4 to 8 of the hash
@@ -183,11 +186,14 @@ void kvh_nvme_slot_doom(struct kvh_nvme_index *index, uint32_t slot);
 /* WRITING, DOOMED -> WIPING -> FREE or, if it failed, BAD */
 void kvh_nvme_slot_wipe(struct kvh_nvme_index *index, uint32_t slot);
 void kvh_nvme_slot_wiped(struct kvh_nvme_index *index, uint32_t slot, bool ok);
-/* FREE -> BAD, and the oldest BAD of each class -> FREE */
+/* FREE -> BAD */
 void kvh_nvme_slot_bad(struct kvh_nvme_index *index, uint32_t slot);
+/* BAD -> DOOMED: to be wiped again */
+void kvh_nvme_slot_doom_again(struct kvh_nvme_index *index, uint32_t slot);
+/* BAD -> WRITING, the oldest of the pool's class; KVH_NVME_NONE. */
+uint32_t kvh_nvme_slot_retry(struct kvh_nvme_index *index, uint32_t pool);
+/* Segments that failed are no longer passed over. */
 void kvh_nvme_index_retry(struct kvh_nvme_index *index);
-/* The oldest BAD of the class -> FREE; false: there is none. */
-bool kvh_nvme_slot_retry(struct kvh_nvme_index *index, uint32_t class);
 
 /* GONE -> FREE, and FREE, LIVE, BAD -> GONE, for nvme_segment.c. */
 void kvh_nvme_slot_open(struct kvh_nvme_index *index, uint32_t slot);
@@ -202,6 +208,9 @@ static inline const struct kvh_nvme_pool *kvh_nvme_pool_of(const struct kvh_nvme
 {
 	return &index->pools[kvh_nvme_slot_at(index, slot)->pool];
 }
+
+/* How many are BAD. */
+uint32_t kvh_nvme_index_bad(const struct kvh_nvme_index *index);
 
 /* Whether a slot has, or had, a frame of the key, or of the same in another space. */
 bool kvh_nvme_slot_resembles(const struct kvh_nvme_index *index, uint32_t slot,
@@ -246,6 +255,9 @@ void kvh_nvme_segment_drain(struct kvh_nvme_index *index, uint32_t class);
 
 /* Evicts what is in it; not busy. It is not assigned then. */
 void kvh_nvme_segment_clear(struct kvh_nvme_index *index, uint32_t segment);
+/* One that is drained and no longer busy, or stale; KVH_NVME_NONE. Not one that
+ * failed. `busy_too`: drained, and busy. */
+uint32_t kvh_nvme_segment_unsettled(const struct kvh_nvme_index *index, bool busy_too);
 /* The medium's table says that it holds nothing. */
 void kvh_nvme_segment_settled(struct kvh_nvme_index *index, uint32_t segment);
 /* Gives one that is not assigned to the class. */

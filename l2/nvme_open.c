@@ -318,6 +318,8 @@ int kvh_nvme_close(void *self, uint64_t deadline_ns)
 
 	for (uint32_t i = nvme->n_active; i-- > 0;)
 		kvh_nvme_task_cancel(nvme, nvme->active[i]);
+	for (uint32_t i = 0; i < nvme->n_stripes; i++)
+		kvh_nvme_wipe_again(&nvme->stripes[i], NULL);
 	ret = drain(nvme, deadline_ns);
 	if (ret < 0) {
 		kvh_err("nvme: %s: %" PRIu32 " transfers still run, they and their memory are "

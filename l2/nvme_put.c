@@ -136,9 +136,8 @@ static int find_slot(struct kvh_nvme_stripe *stripe, uint32_t pool, uint64_t len
 	if (ret < 0 || *slot_p != KVH_NVME_NONE)
 		return ret;
 	*slot_p = kvh_nvme_slot_take(index, pool);
-	if (*slot_p == KVH_NVME_NONE && writes_fail(stripe) &&
-	    kvh_nvme_slot_retry(index, class))
-		*slot_p = kvh_nvme_slot_take(index, pool);
+	if (*slot_p == KVH_NVME_NONE && writes_fail(stripe))
+		*slot_p = kvh_nvme_slot_retry(index, pool);
 	if (*slot_p != KVH_NVME_NONE) {
 		grow_early(stripe, class);
 		return 0;

@@ -178,6 +178,19 @@ void kvh_nvme_segment_clear(struct kvh_nvme_index *index, uint32_t i)
 	index->room++;
 }
 
+uint32_t kvh_nvme_segment_unsettled(const struct kvh_nvme_index *index, bool busy_too)
+{
+	for (uint32_t i = 0; index->unsettled > 0 && i < index->super->segments; i++) {
+		const struct kvh_nvme_segment *segment = &index->segments[i];
+
+		if (segment->failed || (!segment->stale && !segment->drained))
+			continue;
+		if (!segment->drained || segment->busy == 0 || busy_too)
+			return i;
+	}
+	return KVH_NVME_NONE;
+}
+
 void kvh_nvme_segment_settled(struct kvh_nvme_index *index, uint32_t i)
 {
 	assert(index->segments[i].stale && index->unsettled > 0);

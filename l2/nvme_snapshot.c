@@ -111,6 +111,13 @@ void kvh_nvme_snapshot_save(struct kvh_nvme_stripe *stripe)
 			   .snapshot = 1 + (uint32_t)(super->sequence / 2 & 1)};
 	int ret;
 
+	/* They may hold what a crash after the next open would take for frames. */
+	if (kvh_nvme_index_bad(&stripe->index) > 0 || stripe->index.unsettled > 0) {
+		kvh_warn("nvme: %s: some slots could not be wiped: the next open reads the "
+			 "headers",
+			 stripe->file->path);
+		return;
+	}
 	if (stripe->index.objects > kvh_nvme_snapshot_room(super)) {
 		kvh_info("nvme: %s: no room for a snapshot of %" PRIu64
 			 " frames: the next open reads their headers",

@@ -16,9 +16,10 @@
  *    FLUSH   FLUSHING --by the side thread--> DONE
  *
  * BEHIND: an older frame of the key gave way, and is still on the medium: the
- * DELETE waits until a crash could not bring it back. PARKED: the slot to be wiped is still
- * read by a GET; the last one goes on with it. A PUT writes into a slot that no GET can find
- * until all of it is written; what was there under the key goes after that.
+ * DELETE waits until a crash could not bring it back; where nothing helps, it fails. PARKED:
+ * the slot to be wiped is still read by a GET; the last one goes on with it. A PUT writes into
+ * a slot that no GET can find until all of it is written; what was there under the key goes
+ * after that.
  */
 #include "l2/nvme.h"
 
@@ -66,7 +67,8 @@ struct task {
 	uint32_t slot;  /* written, read, or to be wiped */
 	int status;     /* what the request will end with */
 	uint32_t place; /* in nvme->active */
-	bool marked;    /* WRITING: a CLEAR waits for it */
+	bool marked;    /* a CLEAR waits for it */
+	bool tried;     /* DELETE: BAD slots like it were wiped again */
 } __attribute__((__may_alias__));
 _Static_assert(sizeof(struct task) <= sizeof(((struct kvh_l2_req *)0)->scratch),
 	       "a task fits in the scratch");
@@ -128,6 +130,7 @@ void kvh_nvme_task_finish(struct kvh_nvme *nvme, struct kvh_l2_req *req, int sta
 	uint32_t place = task_of(req)->place;
 
 	task_move(req, TASK_DONE);
+	nvme->clear.pending -= task_of(req)->marked;
 	nvme->active[place] = last;
 	task_of(last)->place = place;
 	req->status = status;
@@ -186,7 +189,7 @@ static void wiped(struct kvh_nvme_stripe *stripe, struct kvh_l2_req *req)
 	bool delete = req->op == KVH_L2_DELETE;
 
 	kvh_nvme_wiped(stripe, task->slot, task->io.result, delete);
-	finish(stripe, req, delete ? task->io.result : task->status);
+	finish(stripe, req, delete &&task->io.result < 0 ? task->io.result : task->status);
 }
 
 /* ---- PUT ---- */
@@ -212,8 +215,6 @@ static void written(struct kvh_nvme_stripe *stripe, struct kvh_l2_req *req)
 	uint32_t before;
 
 	task->status = task->io.result;
-	stripe->nvme->clear.pending -= task->marked;
-	task->marked = false;
 	stripe->write_errors = task->status < 0 ? stripe->write_errors + 1 : 0;
 	if (task->status < 0) {
 		wipe(stripe, req); /* part of it may be there, header and all */
@@ -316,12 +317,33 @@ static void dispatch_put(struct kvh_nvme_stripe *stripe, struct kvh_l2_req *req)
 	if (++stripe->puts % RETRY_PUTS != 0)
 		return;
 	kvh_nvme_index_retry(&stripe->index);
+	kvh_nvme_wipe_oldest(stripe);
 	if (!kvh_nvme_growing(stripe))
 		stripe->grow.status = 0;
 }
 
-/* A frame of the key that gave way may still be on the medium. Linear in the
- * requests under way; DELETEs are rare. */
+/* It writes over a slot, wipes it or is to, or is the last to read what is to be. */
+static bool is_on_medium(const struct kvh_nvme_stripe *stripe, const struct task *task)
+{
+	switch ((enum task_state)task->state) {
+	case TASK_WRITING:
+	case TASK_PARKED:
+	case TASK_WIPING: return true;
+	case TASK_READING:
+		return kvh_nvme_slot_at(&stripe->index, task->slot)->state == KVH_NVME_DOOMED;
+	case TASK_NEW:
+	case TASK_WAITING:
+	case TASK_BEHIND:
+	case TASK_CLEARING:
+	case TASK_FLUSHING:
+	case TASK_DONE:
+	case TASK_STATES: break;
+	}
+	return false;
+}
+
+/* A frame of the key that gave way may still be on the medium, for a while. Linear
+ * in the requests under way; DELETEs are rare. */
 static bool may_come_back(const struct kvh_nvme_stripe *stripe, const struct kvh_key *key)
 {
 	const struct kvh_nvme *nvme = stripe->nvme;
@@ -331,32 +353,50 @@ static bool may_come_back(const struct kvh_nvme_stripe *stripe, const struct kvh
 	for (uint32_t i = 0; i < nvme->n_active; i++) {
 		const struct task *task = task_of(nvme->active[i]);
 
-		if (task->state == TASK_WRITING && task->stripe == stripe &&
+		if (task->stripe == stripe && is_on_medium(stripe, task) &&
 		    kvh_nvme_slot_resembles(&stripe->index, task->slot, key))
 			return true;
 	}
 	return false;
 }
 
-/* GET, PROBE, DELETE */
+static void dispatch_delete(struct kvh_nvme_stripe *stripe, struct kvh_l2_req *req)
+{
+	struct task *task = task_of(req);
+	uint32_t slot;
+
+	if (!task->tried)
+		kvh_nvme_wipe_again(stripe, &req->key);
+	task->tried = true;
+	if (may_come_back(stripe, &req->key)) {
+		if (task->state != TASK_BEHIND)
+			task_move(req, TASK_BEHIND);
+		kvh_req_push(&stripe->behind, req);
+		return;
+	}
+	if (stripe->index.unsettled > 0 || kvh_nvme_bad_has(stripe, &req->key))
+		task->status = -EIO; /* it goes, but may come back */
+	slot = kvh_nvme_index_find(&stripe->index, &req->key);
+	if (slot == KVH_NVME_NONE) {
+		finish(stripe, req, task->status < 0 ? task->status : -ENOENT);
+		return;
+	}
+	kvh_nvme_slot_doom(&stripe->index, slot);
+	dispose(stripe, req, slot);
+}
+
+/* GET, PROBE */
 static void dispatch_find(struct kvh_nvme_stripe *stripe, struct kvh_l2_req *req)
 {
 	uint32_t slot = kvh_nvme_index_find(&stripe->index, &req->key);
 
-	if (req->op == KVH_L2_DELETE && may_come_back(stripe, &req->key)) {
-		if (task_of(req)->state != TASK_BEHIND)
-			task_move(req, TASK_BEHIND);
-		kvh_req_push(&stripe->behind, req);
-	} else if (slot == KVH_NVME_NONE) {
+	if (slot == KVH_NVME_NONE) {
 		finish(stripe, req, -ENOENT);
 	} else if (req->op == KVH_L2_GET) {
 		get(stripe, req, slot);
-	} else if (req->op == KVH_L2_PROBE) {
+	} else {
 		req->len = kvh_nvme_slot_bytes(&stripe->index, slot);
 		finish(stripe, req, 0);
-	} else {
-		kvh_nvme_slot_doom(&stripe->index, slot);
-		dispose(stripe, req, slot);
 	}
 }
 
@@ -367,8 +407,8 @@ static void dispatch(struct kvh_nvme *nvme, struct kvh_l2_req *req)
 	switch (req->op) {
 	case KVH_L2_PUT: dispatch_put(stripe, req); break;
 	case KVH_L2_GET:
-	case KVH_L2_PROBE:
-	case KVH_L2_DELETE: dispatch_find(stripe, req); break;
+	case KVH_L2_PROBE: dispatch_find(stripe, req); break;
+	case KVH_L2_DELETE: dispatch_delete(stripe, req); break;
 	case KVH_L2_CLEAR:
 		task_move(req, TASK_CLEARING);
 		kvh_nvme_clear_begin(nvme, req);
@@ -384,7 +424,7 @@ static void retry_behind(struct kvh_nvme_stripe *stripe)
 
 	stripe->behind = (struct kvh_req_fifo){NULL, NULL};
 	while ((req = kvh_req_pop(&all)) != NULL)
-		dispatch_find(stripe, req);
+		dispatch_delete(stripe, req);
 }
 
 void kvh_nvme_task_mark(struct kvh_nvme *nvme)
@@ -392,7 +432,8 @@ void kvh_nvme_task_mark(struct kvh_nvme *nvme)
 	for (uint32_t i = 0; i < nvme->n_active; i++) {
 		struct task *task = task_of(nvme->active[i]);
 
-		if (task->state != TASK_WRITING || task->marked)
+		if (task->marked || (task->state != TASK_WRITING &&
+				     task->state != TASK_PARKED && task->state != TASK_WIPING))
 			continue;
 		task->marked = true;
 		nvme->clear.pending++;
@@ -403,14 +444,17 @@ void kvh_nvme_task_mark(struct kvh_nvme *nvme)
 
 void kvh_nvme_task_begin(struct kvh_nvme *nvme, struct kvh_l2_req *req)
 {
+	struct kvh_nvme_stripe *stripe = kvh_nvme_stripe_of(nvme, &req->key);
+
 	*task_of(req) = (struct task){
 		.state = TASK_NEW,
 		.place = nvme->n_active,
-		.stripe = kvh_nvme_stripe_of(nvme, &req->key),
+		.stripe = stripe,
 	};
 	nvme->active[nvme->n_active++] = req;
 	dispatch(nvme, req);
-	kvh_nvme_pump(task_of(req)->stripe);
+	kvh_nvme_pump(stripe);
+	kvh_nvme_grow_settle(stripe);
 	if (nvme->done.head != NULL)
 		kvh_event_raise(nvme->efd);
 }
@@ -512,6 +556,7 @@ void kvh_nvme_task_advance(struct kvh_nvme *nvme)
 		kvh_nvme_clear_advance(nvme);
 		for (uint32_t i = 0; i < nvme->n_stripes; i++) {
 			kvh_nvme_pump(&nvme->stripes[i]);
+			kvh_nvme_grow_settle(&nvme->stripes[i]);
 			retry_behind(&nvme->stripes[i]);
 		}
 	} while (any);

@@ -36,16 +36,34 @@ void kvh_nvme_wiper_init(struct kvh_nvme_stripe *stripe)
 	}
 }
 
-bool kvh_nvme_wiper_has(const struct kvh_nvme_stripe *stripe, const struct kvh_key *key)
+static bool list_has(const struct kvh_nvme_index *index, const struct kvh_order_list *list,
+		     const struct kvh_key *key)
 {
-	const struct kvh_nvme_wiper *wiper = &stripe->wiper;
-	const struct kvh_nvme_index *index = &stripe->index;
-	uint32_t slot = wiper->doomed.oldest;
+	uint32_t slot = list->oldest;
 
 	for (; slot != KVH_NVME_NONE; slot = index->items.links[slot].newer) {
 		if (kvh_nvme_slot_resembles(index, slot, key))
 			return true;
 	}
+	return false;
+}
+
+bool kvh_nvme_bad_has(const struct kvh_nvme_stripe *stripe, const struct kvh_key *key)
+{
+	for (uint32_t i = 0; i < stripe->index.n_classes; i++) {
+		if (list_has(&stripe->index, &stripe->index.classes[i].failed, key))
+			return true;
+	}
+	return false;
+}
+
+bool kvh_nvme_wiper_has(const struct kvh_nvme_stripe *stripe, const struct kvh_key *key)
+{
+	const struct kvh_nvme_wiper *wiper = &stripe->wiper;
+	const struct kvh_nvme_index *index = &stripe->index;
+
+	if (list_has(index, &wiper->doomed, key))
+		return true;
 	for (uint32_t i = 0; i < KVH_NVME_WIPE_IOS; i++) {
 		if (wiper->slots[i] != KVH_NVME_NONE && !wiper->trimming[i] &&
 		    kvh_nvme_slot_resembles(index, wiper->slots[i], key))
@@ -116,12 +134,51 @@ void kvh_nvme_wipe_later(struct kvh_nvme_stripe *stripe, uint32_t slot)
 	fill(stripe);
 }
 
+static void again(struct kvh_nvme_stripe *stripe, uint32_t slot)
+{
+	kvh_nvme_slot_doom_again(&stripe->index, slot);
+	kvh_nvme_wipe_later(stripe, slot);
+}
+
+void kvh_nvme_wipe_again(struct kvh_nvme_stripe *stripe, const struct kvh_key *key)
+{
+	const struct kvh_nvme_index *index = &stripe->index;
+
+	for (uint32_t i = 0; i < index->n_classes; i++) {
+		uint32_t slot = index->classes[i].failed.oldest, next;
+
+		for (; slot != KVH_NVME_NONE; slot = next) {
+			next = index->items.links[slot].newer;
+			if (key == NULL || kvh_nvme_slot_resembles(index, slot, key))
+				again(stripe, slot);
+		}
+	}
+}
+
+void kvh_nvme_wipe_oldest(struct kvh_nvme_stripe *stripe)
+{
+	for (uint32_t i = 0; i < stripe->index.n_classes; i++) {
+		if (stripe->index.classes[i].failed.n > 0)
+			again(stripe, stripe->index.classes[i].failed.oldest);
+	}
+}
+
+/* The first, and then seldom: one that is broken for good fails again and again. */
+static void complain(struct kvh_nvme_stripe *stripe, uint32_t slot, int error)
+{
+	uint32_t n = ++stripe->wipe_errors;
+
+	if ((n & (n - 1)) == 0)
+		kvh_warn("nvme: %s: slot at %" PRIu64
+			 " cannot be wiped, is set aside: %s (%" PRIu32 " such so far)",
+			 stripe->file->path, kvh_nvme_slot_offset(&stripe->index, slot),
+			 strerror(-error), n);
+}
+
 void kvh_nvme_wiped(struct kvh_nvme_stripe *stripe, uint32_t slot, int result, bool deleted)
 {
 	if (result < 0)
-		kvh_warn("nvme: %s: slot at %" PRIu64 " cannot be wiped, is set aside: %s",
-			 stripe->file->path, kvh_nvme_slot_offset(&stripe->index, slot),
-			 strerror(-result));
+		complain(stripe, slot, result);
 	if (result < 0 || !deleted || !stripe->nvme->conf.discard) {
 		kvh_nvme_slot_wiped(&stripe->index, slot, result == 0);
 		return;
@@ -251,6 +308,15 @@ void kvh_nvme_clear_cancel(struct kvh_nvme *nvme, struct kvh_l2_req *req)
 	kvh_event_raise(nvme->efd);
 }
 
+/* What is not in the index any more and may still be on the medium. */
+static void mark(struct kvh_nvme *nvme)
+{
+	kvh_nvme_task_mark(nvme);
+	for (uint32_t i = 0; i < nvme->n_stripes; i++)
+		kvh_nvme_wipe_again(&nvme->stripes[i], NULL);
+	nvme->clear.marked = true;
+}
+
 void kvh_nvme_clear_advance(struct kvh_nvme *nvme)
 {
 	struct kvh_l2_req *req = nvme->clear.waiting.head;
@@ -264,13 +330,14 @@ void kvh_nvme_clear_advance(struct kvh_nvme *nvme)
 	case STEP_END: break;
 	}
 	if (!nvme->clear.marked)
-		kvh_nvme_task_mark(nvme);
-	nvme->clear.marked = true;
+		mark(nvme);
 	for (uint32_t i = 0; i < nvme->n_stripes; i++) {
 		if (is_busy(&nvme->stripes[i]))
 			return;
 		if (status == 0)
 			status = nvme->stripes[i].wiper.status;
+		if (status == 0 && nvme->stripes[i].index.unsettled > 0)
+			status = -EIO;
 	}
 	if (nvme->clear.pending > 0)
 		return;

@@ -2,7 +2,7 @@
 /*
  * kill_replay_test.cc - a replay is killed with SIGKILL at random moments of its
  * run and started again on the same L2, 20 times: what it finds there must be right,
- * byte by byte, every time. $KVH_SEED repeats a run.
+ * byte by byte, every time. $KVHOIST_SEED repeats a run.
  */
 #include "tests/run_program.h"
 
@@ -17,7 +17,7 @@ constexpr int kKills = 20;
 
 uint64_t seed_of_run()
 {
-	const char *env = getenv("KVH_SEED");
+	const char *env = getenv("KVHOIST_SEED");
 
 	return env != nullptr ? strtoull(env, nullptr, 0) : std::random_device()();
 }
@@ -58,7 +58,7 @@ TEST_P(KillReplay, NeverServesWrongBytes)
 	std::mt19937_64 random(seed);
 	int kills = 0, runs = 0;
 
-	SCOPED_TRACE("KVH_SEED=" + std::to_string(seed));
+	SCOPED_TRACE("KVHOIST_SEED=" + std::to_string(seed));
 	auto began = std::chrono::steady_clock::now();
 	ASSERT_EQ(run(args("whole", true)).status, 0);
 	int64_t whole_us = std::chrono::duration_cast<std::chrono::microseconds>(

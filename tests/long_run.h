@@ -2,7 +2,7 @@
 //
 // long_run.h - the two forms of a test that draws lots: a short one, and with
 // KVHOIST_LONG=1, as `make crash` sets it, the full one. Both print their seed when
-// they begin; KVH_SEED=N repeats one.
+// they begin; KVHOIST_SEED=N repeats one.
 #ifndef KVH_TESTS_LONG_RUN_H
 #define KVH_TESTS_LONG_RUN_H
 
@@ -30,11 +30,11 @@ inline unsigned long_or(unsigned full, unsigned brief)
 
 inline uint64_t draw_seed()
 {
-	const char *env = getenv("KVH_SEED");
+	const char *env = getenv("KVHOIST_SEED");
 	const uint64_t seed = env != nullptr ? strtoull(env, nullptr, 0)
 					     : std::random_device{}();
 
-	printf("KVH_SEED=%" PRIu64 "\n", seed);
+	printf("KVHOIST_SEED=%" PRIu64 "\n", seed);
 	::testing::Test::RecordProperty("seed", std::to_string(seed));
 	return seed;
 }
