@@ -16,8 +16,10 @@ namespace l2test
 namespace
 {
 
-constexpr uint64_t kKeys = 40;
-constexpr uint32_t kDepth = 12;
+// 16 MiB are in flight.
+constexpr uint64_t kKeys = 64;
+constexpr uint32_t kDepth = 48;
+constexpr uint64_t kLargest = 800000;
 
 // Shared with the child, which changes it before submit and after reap.
 struct Ledger {
@@ -29,11 +31,11 @@ struct Ledger {
 
 uint64_t payload_of(uint64_t k)
 {
-	return k % 3 == 0 ? 20000 : k % 3 == 1 ? 150000 : 700000;
+	return k % 3 == 0 ? 20000 : k % 3 == 1 ? 150000 : kLargest;
 }
 
 struct ChildOp : kvh_l2_req {
-	Buffer memory{kvh_frame_bytes(700000)};
+	Buffer memory{kvh_frame_bytes(kLargest)};
 	uint64_t k = 0;
 	bool idle = true;
 };
@@ -110,7 +112,7 @@ class Crash : public ::testing::TestWithParam<const char *>
 	}
 	std::string spec(const std::string &as = kind()) const
 	{
-		const std::string path = dir_.path() + "/l2,size=128M";
+		const std::string path = dir_.path() + "/l2,size=192M";
 
 		return as == "fs" ? "fs:" + path : "nvme:" + path + ",engine=" + as;
 	}
@@ -207,7 +209,7 @@ class Crash : public ::testing::TestWithParam<const char *>
 TEST_P(Crash, KilledAtAnyMomentNothingIsWrong)
 {
 	std::mt19937_64 random(draw_seed());
-	const unsigned cycles = long_or(340, 12);
+	const unsigned cycles = long_or(kind() == "fs" ? 200 : 500, 12);
 
 	for (unsigned cycle = 0; cycle < cycles && !HasFailure(); cycle++) {
 		live_and_die(random(), random() % 150, spec());
