@@ -106,6 +106,7 @@ static void nvme_usage(const void *self, struct kvh_l2_usage *usage)
 		usage->capacity_bytes += index->super->bytes - index->super->data_offset;
 		usage->objects += index->objects;
 		usage->evicted += index->evicted;
+		usage->buffered += nvme->stripes[i].buffered;
 	}
 }
 

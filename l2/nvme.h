@@ -86,6 +86,7 @@ struct kvh_nvme_stripe {
 	uint32_t puts;
 	uint32_t write_errors;       /* in a row */
 	uint32_t wipe_errors;        /* since open */
+	uint64_t buffered;           /* transfers, because O_DIRECT was refused */
 	struct kvh_req_fifo waiting; /* PUTs without a slot */
 	struct kvh_req_fifo parked;  /* their slot is DOOMED and read */
 	/* DELETEs of what a crash now would bring back: its slot is being written over,
@@ -167,8 +168,12 @@ bool kvh_nvme_bad_has(const struct kvh_nvme_stripe *stripe, const struct kvh_key
 bool kvh_nvme_wiper_has(const struct kvh_nvme_stripe *stripe, const struct kvh_key *key);
 /* One of its transfers was reaped. */
 void kvh_nvme_wipe_ended(struct kvh_nvme_stripe *stripe, struct kvh_nvme_io *io);
-/* The header of a WIPING slot is zero, or could not be made so. */
-void kvh_nvme_wiped(struct kvh_nvme_stripe *stripe, uint32_t slot, int result, bool deleted);
+enum kvh_nvme_why { KVH_NVME_DELETED, KVH_NVME_REPLACED, KVH_NVME_NOT_WRITTEN };
+
+/* The header of a WIPING slot is zero, or could not be made so. NOT_WRITTEN: it is
+ * the slot that may be broken, so it is set aside. */
+void kvh_nvme_wiped(struct kvh_nvme_stripe *stripe, uint32_t slot, int result,
+		    enum kvh_nvme_why why);
 void kvh_nvme_clear_begin(struct kvh_nvme *nvme, struct kvh_l2_req *req);
 /* It ends; what it deleted so far stays deleted. */
 void kvh_nvme_clear_cancel(struct kvh_nvme *nvme, struct kvh_l2_req *req);

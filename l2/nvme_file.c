@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #define LOCK_WAIT_NS  (10 * KVH_NS_PER_S) /* for the writes of a process that died */
-#define BUSY_WAIT_NS  (2 * KVH_NS_PER_S)  /* for a device that the kernel has not let go */
+#define BUSY_WAIT_NS  (2 * KVH_NS_PER_S)  /* for a device that was just closed */
 #define LOCK_PAUSE_NS (5 * KVH_NS_PER_MS)
 
 /* ---- transfers ---- */
@@ -117,18 +117,68 @@ static int create(struct kvh_nvme_file *file)
 	return 0;
 }
 
+/* Whoever wrote the superblock last; 0: nobody that we can name. */
+static uint32_t owner_find(struct kvh_nvme_file *file)
+{
+	uint64_t newest = 0;
+	uint32_t owner = 0;
+
+	for (unsigned copy = 0; copy < 2; copy++) {
+		if (kvh_nvme_file_read(file, file->super, KVH_NVME_PAGE, copy * KVH_NVME_PAGE) <
+			    0 ||
+		    kvh_nvme_super_check(file->super) < 0 || file->super->sequence < newest)
+			continue;
+		newest = file->super->sequence;
+		owner = file->super->owner;
+	}
+	return owner;
+}
+
+static bool is_alive(uint32_t owner)
+{
+	return owner != 0 && (kill((pid_t)owner, 0) == 0 || errno != ESRCH);
+}
+
+/* Of a device that may not be opened for writing: without a claim on it. */
+static uint32_t owner_of_claimed(struct kvh_nvme_file *file)
+{
+	uint32_t owner;
+
+	file->direct = false;
+	file->fd = file->io->open(file->io_ctx, AT_FDCWD, file->path, O_RDONLY | O_CLOEXEC, 0,
+				  0);
+	if (file->fd < 0)
+		return 0;
+	owner = owner_find(file);
+	(void)file->io->close(file->io_ctx, file->fd);
+	file->fd = -1;
+	return owner;
+}
+
 /* A device that was just closed, or whose process died, is free when the kernel
- * has let go of it. */
+ * has let go of it; one that somebody else has is refused. */
 static int open_patiently(struct kvh_nvme_file *file)
 {
 	const struct timespec pause = {.tv_nsec = LOCK_PAUSE_NS};
-	uint64_t until = kvh_deadline_ns(BUSY_WAIT_NS);
+	uint64_t since = kvh_now_ns(), wait = BUSY_WAIT_NS;
+	uint32_t owner = 0;
 	int ret = open_direct_or_not(file);
 
-	while (ret == -EBUSY && kvh_now_ns() < until) {
+	if (ret == -EBUSY) {
+		owner = owner_of_claimed(file);
+		wait = is_alive(owner) ? 0 : owner != 0 ? LOCK_WAIT_NS : BUSY_WAIT_NS;
+	}
+	while (ret == -EBUSY && kvh_now_ns() - since < wait) {
 		(void)nanosleep(&pause, NULL);
 		ret = open_direct_or_not(file);
 	}
+	if (ret == -EBUSY && is_alive(owner))
+		kvh_err("nvme: %s is in use by process %" PRIu32 "; one at a time", file->path,
+			owner);
+	else if (ret == -EBUSY)
+		kvh_err("nvme: %s: the device is in use: mounted, or part of another; it has "
+			"to be free of that, also for format=yes",
+			file->path);
 	return ret;
 }
 
@@ -142,14 +192,10 @@ static int open_or_create(struct kvh_nvme_file *file)
 			return ret;
 		ret = open_direct_or_not(file);
 	}
-	if (ret == -EBUSY)
-		kvh_err("nvme: %s: the device is in use: mounted, part of another, or open in "
-			"another process",
-			file->path);
-	else if (ret == -EISDIR)
+	if (ret == -EISDIR)
 		kvh_err("nvme: %s is a directory; the path of a file or block device is wanted",
 			file->path);
-	else if (ret < 0)
+	else if (ret < 0 && ret != -EBUSY)
 		kvh_err("nvme: %s: cannot be opened%s: %s", file->path,
 			file->direct ? " with O_DIRECT" : "", strerror(-ret));
 	return ret;
@@ -186,23 +232,6 @@ int kvh_nvme_file_find_size(struct kvh_nvme_file *file)
 
 /* ---- the lock ---- */
 
-/* Whoever wrote the superblock last; 0: nobody that we can name. */
-static uint32_t owner_find(struct kvh_nvme_file *file)
-{
-	uint64_t newest = 0;
-	uint32_t owner = 0;
-
-	for (unsigned copy = 0; copy < 2; copy++) {
-		if (kvh_nvme_file_read(file, file->super, KVH_NVME_PAGE, copy * KVH_NVME_PAGE) <
-			    0 ||
-		    kvh_nvme_super_check(file->super) < 0 || file->super->sequence < newest)
-			continue;
-		newest = file->super->sequence;
-		owner = file->super->owner;
-	}
-	return owner;
-}
-
 static int lock(struct kvh_nvme_file *file)
 {
 	const struct timespec pause = {.tv_nsec = LOCK_PAUSE_NS};
@@ -217,8 +246,7 @@ static int lock(struct kvh_nvme_file *file)
 		if (errno != EAGAIN && errno != EACCES)
 			return -errno;
 		owner = owner_find(file);
-		if ((owner != 0 && (kill((pid_t)owner, 0) == 0 || errno != ESRCH)) ||
-		    kvh_now_ns() >= until) {
+		if (is_alive(owner) || kvh_now_ns() >= until) {
 			kvh_err("nvme: %s is in use by process %" PRIu32 "; one at a time",
 				file->path, owner);
 			return -EBUSY;

@@ -363,8 +363,22 @@ void kvh_nvme_slot_wipe(struct kvh_nvme_index *index, uint32_t id)
 		leave(index, id);
 }
 
+static void forget_old(struct kvh_nvme_slot *slot)
+{
+	memset(&slot->hash, 0, sizeof(slot->hash));
+	slot->rank = slot->group = 0;
+}
+
+void kvh_nvme_slot_set_aside(struct kvh_nvme_index *index, uint32_t id)
+{
+	forget_old(kvh_nvme_slot_at(index, id));
+	slot_move(index, id, KVH_NVME_BAD);
+}
+
 void kvh_nvme_slot_wiped(struct kvh_nvme_index *index, uint32_t id, bool ok)
 {
+	if (ok)
+		forget_old(kvh_nvme_slot_at(index, id));
 	slot_move(index, id, ok ? KVH_NVME_FREE : KVH_NVME_BAD);
 }
 

@@ -20,8 +20,8 @@
  *
  * FREE: nothing on the medium that a scan would take for a frame. LIVE: in the
  * index. DOOMED: not in it any more, but read by GETs. WIPING: its header page
- * is being zeroed. BAD: neither written nor wiped, so that the frame it had may
- * still be there; tried again later.
+ * is being zeroed. BAD: could not be written, or not wiped, so that the frame it had
+ * may still be there; tried again later.
  *
  * A slot is named by a number, extent * 32 + place. Memory a slot: 40 bytes, 12
  * of the eviction order (s3-fifo and arc: 13, and 24 a ghost), 4 to 8 of the hash
@@ -61,8 +61,8 @@ enum kvh_nvme_slot_state {
 };
 
 struct kvh_nvme_slot {
-	/* LIVE: of the key, as are rank and group. Until it is LIVE again, of the key
-	 * that it had: its frame may still be on the medium. */
+	/* LIVE: of the key, as are rank and group. Until it is wiped or LIVE again, of
+	 * the key that it had: its frame may still be on the medium. */
 	struct kvh_hash hash;
 	uint32_t rank, group;
 	uint32_t tag;   /* LIVE: the low half of the frame's header checksum */
@@ -186,6 +186,8 @@ void kvh_nvme_slot_doom(struct kvh_nvme_index *index, uint32_t slot);
 /* WRITING, DOOMED -> WIPING -> FREE or, if it failed, BAD */
 void kvh_nvme_slot_wipe(struct kvh_nvme_index *index, uint32_t slot);
 void kvh_nvme_slot_wiped(struct kvh_nvme_index *index, uint32_t slot, bool ok);
+/* The same, wiped, but to be set aside: WIPING -> BAD */
+void kvh_nvme_slot_set_aside(struct kvh_nvme_index *index, uint32_t slot);
 /* FREE -> BAD */
 void kvh_nvme_slot_bad(struct kvh_nvme_index *index, uint32_t slot);
 /* BAD -> DOOMED: to be wiped again */

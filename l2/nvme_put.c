@@ -3,8 +3,9 @@
  * nvme_put.c - where the frame of a PUT goes: a free slot, one that is opened for
  * it, or that of a frame which gives way. On the thread of the adapter's calls.
  *
- * While writes fail, the slot of the last one is tried again and again: a burst of
- * errors costs a frame, not all of them.
+ * While writes fail, the slot of the last one is tried again: a burst of errors
+ * costs few frames, not all of them. But it may be the slot that fails, not the disk,
+ * so now and then another frame gives way.
  *
  * A frame that gives way costs no transfer: the new one is written over it. What
  * does take some is opening slots, so it begins before the last free one is taken.
@@ -16,9 +17,10 @@
 #include <errno.h>
 #include <inttypes.h>
 
-#define IDLE_EVERY 16u /* evictions from one search for an idle segment to the next */
-#define LOW_BYTES  (UINT64_C(16) << 20)
-#define LOW_MAX    64u
+#define FRESH_EVERY 16u /* failed writes in a row, from one other frame to the next */
+#define IDLE_EVERY  16u /* evictions from one search for an idle segment to the next */
+#define LOW_BYTES   (UINT64_C(16) << 20)
+#define LOW_MAX     64u
 
 /* The last write failed, and so may the next: no frame is given up for it. */
 static bool writes_fail(const struct kvh_nvme_stripe *stripe)
@@ -136,7 +138,8 @@ static int find_slot(struct kvh_nvme_stripe *stripe, uint32_t pool, uint64_t len
 	if (ret < 0 || *slot_p != KVH_NVME_NONE)
 		return ret;
 	*slot_p = kvh_nvme_slot_take(index, pool);
-	if (*slot_p == KVH_NVME_NONE && writes_fail(stripe))
+	if (*slot_p == KVH_NVME_NONE && writes_fail(stripe) &&
+	    stripe->write_errors % FRESH_EVERY != 1)
 		*slot_p = kvh_nvme_slot_retry(index, pool);
 	if (*slot_p != KVH_NVME_NONE) {
 		grow_early(stripe, class);

@@ -187,8 +187,12 @@ static void wiped(struct kvh_nvme_stripe *stripe, struct kvh_l2_req *req)
 {
 	struct task *task = task_of(req);
 	bool delete = req->op == KVH_L2_DELETE;
+	bool sound = task->status == 0 || task->status == -ECANCELED;
 
-	kvh_nvme_wiped(stripe, task->slot, task->io.result, delete);
+	kvh_nvme_wiped(stripe, task->slot, task->io.result,
+		       delete  ? KVH_NVME_DELETED
+		       : sound ? KVH_NVME_REPLACED
+			       : KVH_NVME_NOT_WRITTEN);
 	finish(stripe, req, delete &&task->io.result < 0 ? task->io.result : task->status);
 }
 
@@ -215,7 +219,8 @@ static void written(struct kvh_nvme_stripe *stripe, struct kvh_l2_req *req)
 	uint32_t before;
 
 	task->status = task->io.result;
-	stripe->write_errors = task->status < 0 ? stripe->write_errors + 1 : 0;
+	if (task->status != -ECANCELED)
+		stripe->write_errors = task->status < 0 ? stripe->write_errors + 1 : 0;
 	if (task->status < 0) {
 		wipe(stripe, req); /* part of it may be there, header and all */
 		return;
@@ -533,10 +538,13 @@ static bool side_advance(struct kvh_nvme *nvme)
 static bool stripe_advance(struct kvh_nvme_stripe *stripe)
 {
 	struct kvh_nvme_io *io = kvh_nvme_sched_reap(&stripe->sched), *next;
+	bool buffered = !stripe->file->direct &&
+			stripe->nvme->conf.direct == KVH_NVME_DIRECT_AUTO;
 	bool any = io != NULL;
 
 	for (; io != NULL; io = next) {
 		next = io->next;
+		stripe->buffered += buffered;
 		io_ended(stripe, io);
 	}
 	return any;

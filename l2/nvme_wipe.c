@@ -175,16 +175,21 @@ static void complain(struct kvh_nvme_stripe *stripe, uint32_t slot, int error)
 			 strerror(-error), n);
 }
 
-void kvh_nvme_wiped(struct kvh_nvme_stripe *stripe, uint32_t slot, int result, bool deleted)
+void kvh_nvme_wiped(struct kvh_nvme_stripe *stripe, uint32_t slot, int result,
+		    enum kvh_nvme_why why)
 {
+	struct kvh_nvme_index *index = &stripe->index;
+
 	if (result < 0)
 		complain(stripe, slot, result);
-	if (result < 0 || !deleted || !stripe->nvme->conf.discard) {
-		kvh_nvme_slot_wiped(&stripe->index, slot, result == 0);
-		return;
+	if (result == 0 && why == KVH_NVME_NOT_WRITTEN) {
+		kvh_nvme_slot_set_aside(index, slot);
+	} else if (result == 0 && why == KVH_NVME_DELETED && stripe->nvme->conf.discard) {
+		kvh_order_list_put(&index->items, &stripe->wiper.trims, slot, KVH_ORDER_NEWEST);
+		fill(stripe);
+	} else {
+		kvh_nvme_slot_wiped(index, slot, result == 0);
 	}
-	kvh_order_list_put(&stripe->index.items, &stripe->wiper.trims, slot, KVH_ORDER_NEWEST);
-	fill(stripe);
 }
 
 static void trimmed(struct kvh_nvme_stripe *stripe, uint32_t slot, int result)
@@ -213,7 +218,7 @@ void kvh_nvme_wipe_ended(struct kvh_nvme_stripe *stripe, struct kvh_nvme_io *io)
 	if (wiper->trimming[i])
 		trimmed(stripe, slot, io->result);
 	else
-		kvh_nvme_wiped(stripe, slot, io->result, true);
+		kvh_nvme_wiped(stripe, slot, io->result, KVH_NVME_DELETED);
 	fill(stripe);
 }
 

@@ -133,12 +133,18 @@ class RealDisk
 			return;
 		std::filesystem::create_directory(at);
 		if (!command("truncate -s 64M " + image + " && mkfs.ext4 -q " + image) ||
-		    !command("mount -o loop " + image + " " + at)) {
+		    !command("mount -o loop,errors=remount-ro " + image + " " + at)) {
 			missing_ = "a loop file system cannot be mounted here";
 			return;
 		}
 		undo_.push_back("umount " + at);
 		path_ = at;
+	}
+	// The file system finds something wrong, and acts on it. False: it cannot be told.
+	bool has_an_error() const
+	{
+		return command("(echo 1 > /sys/fs/ext4/$(basename $(findmnt -no SOURCE " +
+			       path_ + "))/trigger_fs_error)");
 	}
 	// As an error on the medium leaves it: the file system refuses to be written.
 	bool becomes_read_only() const
