@@ -88,53 +88,59 @@ TEST_F(Limits, TouchSaysWhatIsThere)
 
 // ---- of each space, by the options -----------------------------------------
 
+constexpr uint32_t kStored = 16, kHardL1 = 8, kHardL2 = 12; // frames
+
 class LimitsOfEachSpace : public testing::Test
 {
       protected:
-	explicit LimitsOfEachSpace(uint64_t l1_hard = MIB, uint64_t l2_hard = MIB * 3 / 2)
+	explicit LimitsOfEachSpace(uint32_t l1_hard = kHardL1, uint32_t l2_hard = kHardL2)
 	    : engine(opts(l1_hard, l2_hard)), pool(engine, desc.layout, engine.space(desc)),
-	      queue(engine), frame_bytes(kvh_frame_bytes(static_cast<uint64_t>(
-				     kvh_space_chunk_bytes(engine.get(), pool.space, 0))))
+	      queue(engine)
 	{
-		const auto n = static_cast<uint32_t>(2 * MIB / frame_bytes);
-
-		store_prompt(queue, pool, prompt(1, n / 2), KVH_STORE_PERSISTED);
-		store_prompt(queue, pool, prompt(2, n / 2), KVH_STORE_PERSISTED);
+		store_prompt(queue, pool, prompt(1, kStored / 2), KVH_STORE_PERSISTED);
+		store_prompt(queue, pool, prompt(2, kStored / 2), KVH_STORE_PERSISTED);
 	}
-	static Opts opts(uint64_t l1_hard, uint64_t l2_hard)
+	static uint64_t frame_bytes()
+	{
+		const Engine engine;
+
+		return kvh_frame_bytes(static_cast<uint64_t>(
+			kvh_space_chunk_bytes(engine.get(), engine.space(Desc()), 0)));
+	}
+	static Opts opts(uint32_t l1_hard, uint32_t l2_hard)
 	{
 		Opts o;
 
 		o.l2 = {"mem:limits"};
-		o.space_l1_hard = l1_hard;
-		o.space_l2_hard = l2_hard;
+		o.space_l1_hard = l1_hard * frame_bytes();
+		o.space_l2_hard = l2_hard * frame_bytes();
 		return o;
 	}
-	uint64_t in_l2()
+	uint64_t frames_in_l2()
 	{
 		kvh_l2_status st{};
 
 		st.size = sizeof(st);
 		EXPECT_EQ(0, kvh_l2_status_get(engine.get(), 0, &st));
-		return st.objects * frame_bytes;
+		return st.objects;
 	}
 
 	Desc desc;
 	Engine engine;
 	Pool pool;
 	Queue queue;
-	uint64_t frame_bytes;
 };
 
 TEST_F(LimitsOfEachSpace, ComeFromTheOptions)
 {
-	EXPECT_EQ(MIB, engine.status().l1_used_bytes);
-	EXPECT_EQ(MIB * 3 / 2, in_l2());
 	kvh_snapshot *snapshot;
+
+	EXPECT_EQ(kHardL1, engine.status().l1_frames);
+	EXPECT_EQ(kHardL2, frames_in_l2());
 	ASSERT_EQ(0, kvh_snapshot_take(engine.get(), &snapshot));
 	ASSERT_EQ(1u, snapshot->n_spaces);
-	EXPECT_EQ(MIB, snapshot->spaces[0].l1_used_bytes);
-	EXPECT_EQ(MIB / frame_bytes, snapshot->spaces[0].l1_evicted);
+	EXPECT_EQ(kHardL1 * frame_bytes(), snapshot->spaces[0].l1_used_bytes);
+	EXPECT_EQ(kStored - kHardL1, snapshot->spaces[0].l1_evicted);
 	kvh_snapshot_free(snapshot);
 }
 
@@ -148,8 +154,8 @@ class NoLimitsOfEachSpace : public LimitsOfEachSpace
 
 TEST_F(NoLimitsOfEachSpace, ControlAllIsThere)
 {
-	EXPECT_EQ(2 * MIB, engine.status().l1_used_bytes);
-	EXPECT_EQ(2 * MIB, in_l2());
+	EXPECT_EQ(kStored, engine.status().l1_frames);
+	EXPECT_EQ(kStored, frames_in_l2());
 }
 
 // ---- which frame goes first --------------------------------------------------
