@@ -189,21 +189,41 @@ static bool table_erase(struct kvh_index_table *table, uint64_t place, uint32_t 
 
 /* ---- growth ------------------------------------------------------------- */
 
-/* Moves the keys of the next bucket from the old table to the new one. */
+/* The records of a bucket: each is a miss in the cache. */
+static void prefetch_recs(const struct kvh_index *index, uint32_t bucket)
+{
+	const uint16_t *fps = bucket_fps(&index->old, bucket);
+	const uint32_t *slots = bucket_slots(&index->old, bucket);
+
+	for (uint32_t lane = 0; lane < PLACES; lane++)
+		if (fps[lane] != 0)
+			__builtin_prefetch(&index->recs[slots[lane]]);
+}
+
+/* Moves the keys of the next bucket from the old table to the new one. What the
+ * bucket after it will need is asked for: it is there by the next insert. */
 static void move_bucket(struct kvh_index *index)
 {
 	uint32_t bucket = index->moved++;
 	uint16_t *fps = bucket_fps(&index->old, bucket);
+	uint64_t places[PLACES];
 
 	for (uint32_t lane = 0; lane < PLACES; lane++) {
+		if (fps[lane] == 0)
+			continue;
+		places[lane] = kvh_index_rec_place(
+			&index->recs[bucket_slots(&index->old, bucket)[lane]]);
+		kvh_index_prefetch(index, places[lane]);
+	}
+	if (index->moved < index->old.n_buckets)
+		prefetch_recs(index, index->moved);
+	for (uint32_t lane = 0; lane < PLACES; lane++) {
 		uint32_t rec = bucket_slots(&index->old, bucket)[lane];
-		uint64_t place;
 
 		if (fps[lane] == 0)
 			continue;
-		place = kvh_index_rec_place(&index->recs[rec]);
-		table_insert(&index->now, place, rec);
-		(void)table_erase(&index->old, place, rec);
+		table_insert(&index->now, places[lane], rec);
+		(void)table_erase(&index->old, places[lane], rec);
 	}
 	if (index->moved == index->old.n_buckets) {
 		assert(index->old.used == 0);
