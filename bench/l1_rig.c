@@ -182,6 +182,18 @@ static int find_batch(struct worker *w, uint64_t round)
 	return right == w->batch ? 0 : -EIO;
 }
 
+/* What L1 said to the first item that it refused. */
+static int refused(const char *what, const int32_t *status, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		if (status[i] != 0) {
+			kvh_bench_complain("%s %u of %u: %s", what, i, n, strerror(-status[i]));
+			break;
+		}
+	}
+	return -EIO;
+}
+
 static int cycle_batch(struct worker *w, uint32_t client, struct kvh_l1_reserve *items,
 		       uint64_t round)
 {
@@ -192,14 +204,18 @@ static int cycle_batch(struct worker *w, uint32_t client, struct kvh_l1_reserve 
 	struct kvh_key keys[BATCH_MAX];
 	kvh_lease_t leases[BATCH_MAX];
 	int32_t status[BATCH_MAX];
+	uint32_t made;
 
 	(void)round;
-	if (store_batch(w->rig->l1, items, from, w->batch) != w->batch)
-		return -EIO;
-	for (uint32_t i = 0; i < w->batch; i++)
+	made = store_batch(w->rig->l1, items, from, w->batch);
+	for (uint32_t i = 0; i < w->batch; i++) {
 		keys[i] = items[i].key;
+		status[i] = items[i].status;
+	}
+	if (made != w->batch)
+		return refused("reserving", status, w->batch);
 	if (kvh_l1_lease(w->rig->l1, client, keys, w->batch, leases, status) != w->batch)
-		return -EIO;
+		return refused("leasing", status, w->batch);
 	for (uint32_t i = 0; i < w->batch; i++)
 		if (kvh_l1_release(w->rig->l1, leases[i]) != 0)
 			return -EIO;
