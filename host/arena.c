@@ -8,6 +8,7 @@
 #include "host/arena_impl.h"
 
 #include "host/log.h"
+#include "host/spin.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -167,7 +168,7 @@ int kvh_arena_alloc(struct kvh_arena *arena, uint64_t bytes, uint32_t n, void **
 			bytes, arena->map.pieces[0].bytes);
 		return -EINVAL;
 	}
-	pthread_mutex_lock(&arena->lock);
+	kvh_spin_lock(&arena->lock);
 	class = kvh_class_get(arena, (uint32_t)(bytes / KVH_PAGE_BYTES));
 	if (class != NULL && n > 0)
 		got = alloc_frames(arena, class, n, frames);
@@ -192,7 +193,7 @@ static void free_frame(struct kvh_arena *arena, void *frame)
 
 void kvh_arena_free_many(struct kvh_arena *arena, void *const *frames, uint32_t n)
 {
-	pthread_mutex_lock(&arena->lock);
+	kvh_spin_lock(&arena->lock);
 	for (uint32_t i = 0; i < n; i++)
 		free_frame(arena, frames[i]);
 	pthread_mutex_unlock(&arena->lock);
@@ -218,7 +219,7 @@ void *kvh_arena_slab_end(struct kvh_arena *arena, const void *address)
 	uint32_t granule = (uint32_t)(offset / KVH_GRANULE_BYTES);
 	uint32_t slab;
 
-	pthread_mutex_lock(&arena->lock);
+	kvh_spin_lock(&arena->lock);
 	slab = arena->slab_of[granule];
 	granule = slab != KVH_SLAB_NONE ? slab + arena->slabs[slab].granules : granule + 1;
 	pthread_mutex_unlock(&arena->lock);
@@ -294,7 +295,7 @@ uint32_t kvh_arena_list(struct kvh_arena *arena, const void *from, const void *e
 	uint32_t last = (uint32_t)((hi + KVH_GRANULE_BYTES - 1) / KVH_GRANULE_BYTES);
 	uint32_t n = 0;
 
-	pthread_mutex_lock(&arena->lock);
+	kvh_spin_lock(&arena->lock);
 	while (n < max) {
 		uint32_t slab = slab_from(arena, granule, last);
 
@@ -337,7 +338,7 @@ bool kvh_arena_window(struct kvh_arena *arena, uint64_t bytes, const void *from,
 			continue;
 		lo = lo + need <= end ? lo : end - need;
 		hi = lo + need;
-		pthread_mutex_lock(&arena->lock);
+		kvh_spin_lock(&arena->lock);
 		whole_slabs(arena, &lo, &hi);
 		pthread_mutex_unlock(&arena->lock);
 		*lo_p = kvh_granule_address(arena, lo);

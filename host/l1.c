@@ -62,7 +62,6 @@ static int tables_open(struct kvh_l1 *l1)
 static int shards_open(struct kvh_l1 *l1)
 {
 	size_t bytes = l1->n_shards * sizeof(*l1->shards);
-	pthread_mutexattr_t attr;
 
 	l1->shards = aligned_alloc(_Alignof(struct kvh_l1_shard), bytes);
 	l1->oldest = calloc(l1->n_shards, sizeof(*l1->oldest));
@@ -72,18 +71,14 @@ static int shards_open(struct kvh_l1 *l1)
 		return -ENOMEM;
 	}
 	memset(l1->shards, 0, bytes);
-	pthread_mutexattr_init(&attr);
-	/* Held for moments: rather spin a little than sleep. */
-	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP);
 	for (uint32_t i = 0; i < l1->n_shards; i++) {
 		struct kvh_l1_shard *shard = &l1->shards[i];
 
-		pthread_mutex_init(&shard->lock, &attr);
+		pthread_mutex_init(&shard->lock, NULL);
 		kvh_index_open(&shard->index, l1->recs,
 			       FIRST_BUCKETS + FIRST_BUCKETS / 2 * i / l1->n_shards);
 		shard->unused = KVH_REC_NONE;
 	}
-	pthread_mutexattr_destroy(&attr);
 	return 0;
 }
 
@@ -217,7 +212,7 @@ static void drop_cancelled(struct kvh_l1 *l1, uint32_t rec)
 	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
 	uint64_t word;
 
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	word = kvh_word_load(&l1->recs[rec]);
 	assert(kvh_word_state(word) == KVH_FRAME_CANCELLED);
 	(void)kvh_l1_move(&l1->recs[rec], &word, KVH_FRAME_ABSENT, 0);
@@ -280,7 +275,7 @@ void kvh_l1_abort(struct kvh_l1 *l1, kvh_frame frame)
 	struct kvh_index_rec *r = &l1->recs[rec];
 	uint64_t word;
 
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	word = kvh_word_load(r);
 	assert(kvh_word_state(word) == KVH_FRAME_FILLING ||
 	       kvh_word_state(word) == KVH_FRAME_CANCELLED);
@@ -356,7 +351,7 @@ int kvh_l1_erase(struct kvh_l1 *l1, const struct kvh_key *key)
 
 	kvh_batch_fill(&batch, l1, key, sizeof(*key), 1, false);
 	shard = &l1->shards[batch.shard[0]];
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	rec = kvh_batch_find(&batch, shard, 0, key);
 	if (rec != KVH_REC_NONE)
 		kvh_l1_erase_rec(l1, shard, rec);
@@ -375,7 +370,7 @@ void kvh_l1_doom(struct kvh_l1 *l1, kvh_frame frame)
 	uint32_t rec = kvh_l1_rec(l1, frame);
 	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
 
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	if (is_found(kvh_word_load(&l1->recs[rec])))
 		kvh_l1_erase_rec(l1, shard, rec);
 	kvh_l1_unlock(l1, shard);
@@ -394,7 +389,7 @@ void kvh_l1_quarantine(struct kvh_l1 *l1, kvh_frame frame)
 	struct kvh_index_rec *r = &l1->recs[rec];
 	uint64_t word;
 
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	word = kvh_word_load(r);
 	if (kvh_word_state(word) != KVH_FRAME_QUARANTINED) {
 		while (!kvh_l1_move(r, &word, KVH_FRAME_QUARANTINED, kvh_word_count(word) - 1))

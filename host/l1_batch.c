@@ -47,6 +47,7 @@ void kvh_batch_fill(struct kvh_batch *batch, struct kvh_l1 *l1, const struct kvh
 
 	assert(n <= KVH_BATCH_MAX);
 	batch->n = n;
+	batch->asked = 0;
 	for (uint32_t i = 0; i < n; i++) {
 		const void *at = (const char *)keys + i * stride;
 		const struct kvh_key *key = at;
@@ -77,31 +78,79 @@ static void prefetch_places(struct kvh_l1 *l1, const struct kvh_batch *batch, ui
 				   batch->place[batch->order[k]]);
 }
 
-uint32_t kvh_batch_lock(struct kvh_l1 *l1, struct kvh_batch *batch, uint32_t at)
+static void prefetch_next(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t at)
 {
-	struct kvh_l1_shard *last = NULL;
-	uint32_t shards = 0, k;
-
 	if (at == 0)
 		prefetch_places(l1, batch, 0, WINDOW_KEYS);
 	prefetch_places(l1, batch, at + WINDOW_KEYS, at + 2 * WINDOW_KEYS);
-	for (k = at; k < batch->n; k++) {
-		struct kvh_l1_shard *shard = kvh_batch_shard(l1, batch, k);
-		uint32_t guess;
+}
 
-		if (shard != last) {
-			if (shards == WINDOW_SHARDS || k - at >= WINDOW_KEYS)
-				break;
-			pthread_mutex_lock(&shard->lock);
-			shards++;
-			last = shard;
-		}
-		guess = kvh_index_guess(&shard->index, batch->place[batch->order[k]]);
-		batch->guess[batch->order[k]] = guess;
+/* Asks for the records of one shard's items, under its lock; returns where they end. */
+static uint32_t guess_shard(struct kvh_l1 *l1, struct kvh_batch *batch, uint32_t at)
+{
+	const struct kvh_l1_shard *shard = kvh_batch_shard(l1, batch, at);
+
+	for (; at < batch->n && kvh_batch_shard(l1, batch, at) == shard; at++) {
+		uint32_t i = batch->order[at];
+		uint32_t guess = kvh_index_guess(&shard->index, batch->place[i]);
+
+		batch->guess[i] = guess;
 		if (guess != KVH_INDEX_NONE)
 			__builtin_prefetch(&l1->recs[guess], 1);
 	}
+	return at;
+}
+
+uint32_t kvh_batch_lock(struct kvh_l1 *l1, struct kvh_batch *batch, uint32_t at)
+{
+	uint32_t k = at;
+
+	prefetch_next(l1, batch, at);
+	for (uint32_t shards = 0; k < batch->n && shards < WINDOW_SHARDS; shards++) {
+		if (k - at >= WINDOW_KEYS)
+			break;
+		kvh_l1_lock(kvh_batch_shard(l1, batch, k));
+		k = guess_shard(l1, batch, k);
+	}
 	return k;
+}
+
+/* The same window, but each shard is locked for its guesses alone. */
+static uint32_t guess_window(struct kvh_l1 *l1, struct kvh_batch *batch, uint32_t at)
+{
+	uint32_t k = at;
+
+	for (uint32_t shards = 0; k < batch->n && shards < WINDOW_SHARDS; shards++) {
+		struct kvh_l1_shard *shard = kvh_batch_shard(l1, batch, k);
+		uint32_t from = k;
+
+		if (k - at >= WINDOW_KEYS)
+			break;
+		kvh_l1_lock(shard);
+		k = guess_shard(l1, batch, k);
+		pthread_mutex_unlock(&shard->lock);
+		for (; from < k; from++) {
+			uint32_t guess = batch->guess[batch->order[from]];
+
+			if (guess != KVH_INDEX_NONE)
+				__builtin_prefetch(&l1->items.links[guess], 1);
+		}
+	}
+	return k;
+}
+
+uint32_t kvh_batch_lock_one(struct kvh_l1 *l1, struct kvh_batch *batch, uint32_t at, bool there)
+{
+	struct kvh_l1_shard *shard = kvh_batch_shard(l1, batch, at);
+
+	if (at >= batch->asked) {
+		prefetch_next(l1, batch, at);
+		batch->asked = there ? guess_window(l1, batch, at) : at + WINDOW_KEYS;
+	}
+	kvh_l1_lock(shard);
+	while (at < batch->n && kvh_batch_shard(l1, batch, at) == shard)
+		at++;
+	return at;
 }
 
 void kvh_batch_unlock(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t at,

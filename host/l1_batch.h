@@ -21,6 +21,7 @@
 
 struct kvh_batch {
 	uint32_t n;
+	uint32_t asked; /* items before it were prefetched: of kvh_batch_lock_one */
 	uint16_t order[KVH_BATCH_MAX]; /* of one shard: in the items' order */
 	uint16_t shard[KVH_BATCH_MAX];
 	uint32_t family[KVH_BATCH_MAX];
@@ -35,6 +36,11 @@ void kvh_batch_fill(struct kvh_batch *batch, struct kvh_l1 *l1, const struct kvh
 /* Locks the next few shards, in rising order; returns where their items end. No
  * other shard may be locked until kvh_batch_unlock. */
 uint32_t kvh_batch_lock(struct kvh_l1 *l1, struct kvh_batch *batch, uint32_t at);
+/* Locks the next shard alone, for whoever changes something: a thread that has
+ * several while it does so is in the way of all others. `there`: the keys are in the
+ * index, probably. */
+uint32_t kvh_batch_lock_one(struct kvh_l1 *l1, struct kvh_batch *batch, uint32_t at,
+			    bool there);
 void kvh_batch_unlock(struct kvh_l1 *l1, const struct kvh_batch *batch, uint32_t at,
 		      uint32_t end);
 

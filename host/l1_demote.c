@@ -24,7 +24,7 @@ void kvh_l1_set_clean(struct kvh_l1 *l1, kvh_frame frame)
 	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
 	uint64_t word;
 
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	word = __atomic_fetch_and(&l1->recs[rec].word, ~KVH_WORD_DIRTY, __ATOMIC_ACQ_REL);
 	if (kvh_word_state(word) == KVH_FRAME_READY && kvh_word_place(word) == KVH_PLACE_LINE)
 		kvh_l1_relist(l1, shard, rec, false);
@@ -117,7 +117,7 @@ static void take_line(struct kvh_l1 *l1, uint32_t s, uint32_t age, struct taking
 	uint32_t before = t->n;
 	uint64_t bytes_before = t->bytes;
 
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	while (!has_enough(t) && (t->ages[s] = first_age(l1, shard, t)) >= age) {
 		uint32_t rec = shard->line.oldest;
 
@@ -160,7 +160,7 @@ uint32_t kvh_l1_demote_take(struct kvh_l1 *l1, kvh_frame *frames, uint32_t max,
 		return 0;
 	t.now = __atomic_load_n(&l1->clock, __ATOMIC_RELAXED);
 	for (s = 0; s < l1->n_shards; s++) {
-		pthread_mutex_lock(&l1->shards[s].lock);
+		kvh_l1_lock(&l1->shards[s]);
 		t.ages[s] = first_age(l1, &l1->shards[s], &t);
 		pthread_mutex_unlock(&l1->shards[s].lock);
 	}
@@ -187,7 +187,7 @@ void kvh_l1_demoted(struct kvh_l1 *l1, kvh_frame frame, bool done)
 	struct kvh_l1_evicted gone = {.frames = 0};
 
 	if (done) {
-		pthread_mutex_lock(&shard->lock);
+		kvh_l1_lock(shard);
 		(void)__atomic_fetch_and(&l1->recs[rec].word, ~KVH_WORD_DIRTY,
 					 __ATOMIC_ACQ_REL);
 		if (kvh_l1_evict_rec(l1, shard, rec, 1, &gone) > 0)
@@ -221,7 +221,7 @@ static bool hold_dirty(struct kvh_l1 *l1, uint32_t rec, kvh_frame *frame_p)
 	uint64_t word;
 	bool held = false;
 
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	word = kvh_word_load(&l1->recs[rec]);
 	if (kvh_l1_shard_of(l1, rec) == shard && kvh_word_state(word) == KVH_FRAME_READY &&
 	    (word & KVH_WORD_DIRTY) != 0) {

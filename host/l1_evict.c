@@ -74,7 +74,7 @@ static bool evict_one(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t re
 		return false;
 	hunt->gone.n++;
 	hunt->gone.bytes += bytes;
-	hunt->gone.last = hunt->of_space.memory[hunt->of_space.frames - 1];
+	hunt->gone.last = hunt->of_space.last;
 	return true;
 }
 
@@ -155,7 +155,8 @@ static uint32_t list_victims(struct kvh_l1 *l1, struct kvh_l1_shard *shard,
 	while (len < all && kvh_l1_age(now, l1->items.links[recs[len]].stamp) >= age)
 		__builtin_prefetch(&l1->recs[recs[len++]], 1);
 	for (uint32_t i = 0; i < len; i++)
-		kvh_index_prefetch(&shard->index, kvh_l1_identity(l1, recs[i]));
+		if (kvh_l1_children(l1, recs[i]) == 0) /* else it stays, probably */
+			kvh_index_prefetch(&shard->index, kvh_l1_identity(l1, recs[i]));
 	return len;
 }
 
@@ -208,7 +209,7 @@ static bool hunt_parent(struct kvh_l1 *l1, uint32_t rec, uint32_t now, uint32_t 
 	bool lined = false;
 	uint64_t word;
 
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	word = kvh_word_load(&l1->recs[rec]);
 	if (kvh_l1_shard_of(l1, rec) == shard && kvh_word_state(word) == KVH_FRAME_READY &&
 	    kvh_l1_age(now, l1->items.links[rec].stamp) >= age &&
@@ -266,7 +267,7 @@ static void hunt_shard(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t n
 		       uint32_t age, struct hunt *hunt)
 {
 	hunt->n_parents = 0;
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	if (hunt->lane != KVH_LANE_ANY) {
 		if (shard->slots[hunt->lane].lane != NULL)
 			hunt_slot(l1, shard, &shard->slots[hunt->lane], now, age, hunt);
@@ -386,7 +387,7 @@ static void hunt_kin(struct kvh_l1 *l1, struct hunt *hunt)
 	for (uint32_t s = 0; s < l1->n_shards && !is_done(hunt); s++) {
 		struct kvh_l1_shard *shard = &l1->shards[s];
 
-		pthread_mutex_lock(&shard->lock);
+		kvh_l1_lock(shard);
 		for (uint32_t i = 0; i < shard->n_lanes && !is_done(hunt); i++) {
 			if (is_hunted(l1, i, hunt) && shard->slots[i].lane != NULL)
 				hunt_kin_slot(l1, shard, &shard->slots[i], hunt);
@@ -419,9 +420,10 @@ static struct kvh_victims hunt_all(struct kvh_l1 *l1, struct hunt *hunt)
 }
 
 struct kvh_victims kvh_l1_hunt(struct kvh_l1 *l1, uint32_t lane, uint32_t want,
-			       uint64_t want_bytes)
+			       uint64_t want_bytes, struct kvh_l1_reuse *reuse)
 {
-	struct hunt hunt = {.lane = lane, .want = want, .want_bytes = want_bytes};
+	struct hunt hunt = {
+		.lane = lane, .want = want, .want_bytes = want_bytes, .of_space.reuse = reuse};
 
 	return hunt_all(l1, &hunt);
 }

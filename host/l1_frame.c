@@ -94,7 +94,7 @@ static void recs_from_pool(struct kvh_l1 *l1, struct kvh_l1_shard *shard)
 {
 	struct kvh_rec_pool *pool = &l1->pool;
 
-	pthread_mutex_lock(&pool->lock);
+	kvh_spin_lock(&pool->lock);
 	for (; shard->n_unused < RECS_MOVED; shard->n_unused++) {
 		if (pool->unused != KVH_REC_NONE)
 			push_unused(l1, &shard->unused, pop_unused(l1, &pool->unused));
@@ -121,7 +121,7 @@ void kvh_l1_rec_unused(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t r
 	push_unused(l1, &shard->unused, rec);
 	if (++shard->n_unused < 2 * RECS_MOVED)
 		return;
-	pthread_mutex_lock(&l1->pool.lock);
+	kvh_spin_lock(&l1->pool.lock);
 	for (; shard->n_unused > RECS_MOVED; shard->n_unused--)
 		push_unused(l1, &l1->pool.unused, pop_unused(l1, &shard->unused));
 	pthread_mutex_unlock(&l1->pool.lock);
@@ -169,7 +169,7 @@ static void free_doomed(struct kvh_l1 *l1, uint32_t rec)
 	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
 	uint64_t word;
 
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	word = kvh_word_load(&l1->recs[rec]);
 	(void)kvh_l1_move(&l1->recs[rec], &word, KVH_FRAME_ABSENT, 0);
 	kvh_l1_count(&shard->doomed, UINT64_MAX);
@@ -186,7 +186,7 @@ static void idle(struct kvh_l1 *l1, uint32_t rec, uint32_t generation)
 	struct kvh_l1_evicted gone = {.frames = 0};
 	uint64_t word;
 
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	word = kvh_word_load(r);
 	if (kvh_word_generation(word) == generation &&
 	    kvh_word_state(word) == KVH_FRAME_READY && kvh_word_count(word) == 0) {
@@ -225,6 +225,14 @@ void kvh_l1_unref(struct kvh_l1 *l1, uint32_t rec)
 		ended(l1, rec, word);
 }
 
+static bool reuse_memory(struct kvh_l1_reuse *reuse, void *memory, uint64_t bytes)
+{
+	if (reuse == NULL || reuse->n == reuse->max || reuse->bytes != bytes)
+		return false;
+	reuse->memory[reuse->n++] = memory;
+	return true;
+}
+
 uint64_t kvh_l1_evict_rec(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec,
 			  uint32_t holds, struct kvh_l1_evicted *gone)
 {
@@ -243,14 +251,17 @@ uint64_t kvh_l1_evict_rec(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_
 	kvh_l1_unfind(l1, shard, rec, word);
 	kvh_order_evicted(&kvh_l1_slot_of(l1, shard, rec)->lane->order, rec,
 			  kvh_l1_identity(l1, rec));
-	if (gone->space != space || gone->frames == KVH_EVICTED_MAX)
+	if (gone->space != space || gone->n_memory == KVH_EVICTED_MAX)
 		kvh_l1_evict_end(l1, gone);
 	memory = kvh_l1_memory(l1, r->page);
 	bytes = kvh_arena_frame_bytes(l1->arena, memory);
 	gone->space = space;
-	gone->memory[gone->frames++] = memory;
+	gone->frames++;
 	gone->bytes += bytes;
+	gone->last = memory;
 	__atomic_store_n(&l1->owners[r->page], 0, __ATOMIC_RELAXED);
+	if (!reuse_memory(gone->reuse, memory, bytes))
+		gone->memory[gone->n_memory++] = memory;
 	kvh_l1_rec_unused(l1, shard, rec);
 	return bytes;
 }
@@ -261,9 +272,11 @@ void kvh_l1_evict_end(struct kvh_l1 *l1, struct kvh_l1_evicted *gone)
 
 	if (gone->frames == 0)
 		return;
-	kvh_arena_free_many(l1->arena, gone->memory, gone->frames);
+	if (gone->n_memory > 0)
+		kvh_arena_free_many(l1->arena, gone->memory, gone->n_memory);
 	kvh_space_uncharge(&l1->spaces, gone->space, gone->bytes);
 	(void)__atomic_fetch_add(&space->evicted, gone->frames, __ATOMIC_RELAXED);
 	gone->frames = 0;
 	gone->bytes = 0;
+	gone->n_memory = 0;
 }

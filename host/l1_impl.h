@@ -20,6 +20,7 @@
 #include "host/l1_space.h"
 #include "host/lease.h"
 #include "host/order.h"
+#include "host/spin.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -124,12 +125,13 @@ static inline bool kvh_word_swap(struct kvh_index_rec *rec, uint64_t *word, uint
 #define KVH_LANES_MAX KVH_SPACE_LANES
 #define KVH_LANE_ANY  UINT32_MAX
 
-/* The frames of a space, in one shard. */
+/* The frames of a space, in one shard. What each frame's coming and going changes
+ * lies in the first cache line. */
 struct kvh_l1_lane {
+	uint32_t shown; /* the item whose stamp is in the slot */
 	struct kvh_evict_order order;
 	struct kvh_order_list kin; /* of KIN frames, longest there is the oldest */
-	uint32_t shown;            /* the item whose stamp is in the slot */
-};
+} __attribute__((aligned(64)));
 
 /* `next` is for other threads, which look for the oldest frame without the lock:
  * 2^32 + stamp of about the next victim; 0: none. */
@@ -140,22 +142,27 @@ struct kvh_l1_slot {
 
 #define KVH_ORPHANS_MAX 192u /* of one locking of a shard */
 
-/* The counters are written under the lock, holds apart, and read without. */
+/* The counters are written under the lock, holds apart, and read without.
+ *
+ * A shard that another core had last costs as much time as cache lines of it are
+ * touched: a frame that comes or goes changes the first two. */
 struct kvh_l1_shard {
 	pthread_mutex_t lock;
-	struct kvh_index index;
-	struct kvh_l1_slot *slots; /* by lane */
-	uint32_t n_lanes;          /* none at or above */
-	uint32_t oldest_lane;      /* whose next l1->oldest shows */
-	struct kvh_order_list line;
 	uint32_t unused, n_unused; /* records */
-	uint64_t frames;           /* FILLING or READY == kvh_index_count */
-	uint64_t doomed;           /* DOOMED or CANCELLED */
-	uint64_t quarantined;
-	uint64_t holds;
 	/* KIN frames of any shard that have lost their last child: for
 	 * kvh_l1_unlock, which lists them again. */
 	uint32_t n_orphans;
+	uint64_t frames; /* FILLING or READY == kvh_index_count */
+
+	struct kvh_index index __attribute__((aligned(64)));
+
+	struct kvh_l1_slot *slots __attribute__((aligned(64))); /* by lane */
+	uint32_t n_lanes;                                       /* none at or above */
+	uint32_t oldest_lane; /* whose next l1->oldest shows */
+	struct kvh_order_list line;
+	uint64_t doomed; /* DOOMED or CANCELLED */
+	uint64_t quarantined;
+	uint64_t holds __attribute__((aligned(64)));
 	uint32_t orphans[KVH_ORPHANS_MAX];
 } __attribute__((aligned(64)));
 
@@ -246,6 +253,11 @@ uint32_t kvh_l1_parent(const struct kvh_l1 *l1, uint32_t rec);
 void kvh_l1_kin_reset(struct kvh_l1 *l1, uint32_t rec, uint32_t family);
 /* Under the shard's lock: of a frame that cannot be found any more. */
 void kvh_l1_kin_leave(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec);
+static inline void kvh_l1_lock(struct kvh_l1_shard *shard)
+{
+	kvh_spin_lock(&shard->lock);
+}
+
 /* Unlocks, then lists the shard's orphans again, under their shards' locks. */
 void kvh_l1_unlock(struct kvh_l1 *l1, struct kvh_l1_shard *shard);
 
@@ -276,6 +288,14 @@ void kvh_l1_unref(struct kvh_l1 *l1, uint32_t rec);
 /* By who published it without a hold; `word` is the one before. */
 void kvh_l1_published(struct kvh_l1 *l1, uint32_t rec, uint64_t word);
 
+/* Memory of one size that whoever evicts wants for itself: it needs no lock of the
+ * arena's, and nobody else can be faster. */
+struct kvh_l1_reuse {
+	uint64_t bytes; /* of each */
+	uint32_t n, max;
+	void **memory; /* in the order of eviction */
+};
+
 /* What was evicted of one space: charged to it, and its memory not free, until
  * evict_end; so that both are done once for many frames. */
 #define KVH_EVICTED_MAX 64u
@@ -283,7 +303,10 @@ struct kvh_l1_evicted {
 	uint32_t space;
 	uint32_t frames;
 	uint64_t bytes;
+	uint32_t n_memory; /* <= frames: the rest is reused */
 	void *memory[KVH_EVICTED_MAX];
+	struct kvh_l1_reuse *reuse; /* or NULL */
+	const void *last;           /* where the last one was */
 };
 
 /* Evicts a READY frame that has no count but the caller's `holds`, and that L2
@@ -302,9 +325,10 @@ struct kvh_victims {
 };
 
 /* Up to `want` frames or `want_bytes`, whichever comes first: of one lane, or of
- * any that is not pinned; of those above their soft limit first. */
+ * any that is not pinned; of those above their soft limit first. `reuse` (or NULL)
+ * gets the memory that it asks for, the arena the rest. */
 struct kvh_victims kvh_l1_hunt(struct kvh_l1 *l1, uint32_t lane, uint32_t want,
-			       uint64_t want_bytes);
+			       uint64_t want_bytes, struct kvh_l1_reuse *reuse);
 /* -EAGAIN: something waits for L2, and will be evictable then. Else -ENOMEM. */
 int kvh_l1_full(const struct kvh_l1 *l1);
 

@@ -95,7 +95,7 @@ static uint32_t add_child_of(struct kvh_l1 *l1, const struct kvh_l1_reserve *ite
 	key.hash = item->parent;
 	kvh_batch_fill(&batch, l1, &key, sizeof(key), 1, false);
 	shard = &l1->shards[batch.shard[0]];
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	rec = kvh_batch_find(&batch, shard, 0, &key);
 	if (rec != KVH_REC_NONE)
 		add_child(l1, rec);
@@ -150,7 +150,7 @@ static void list_orphan(struct kvh_l1 *l1, uint32_t rec)
 	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
 	uint64_t word;
 
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	word = kvh_word_load(&l1->recs[rec]);
 	if (kvh_l1_shard_of(l1, rec) == shard && kvh_word_state(word) == KVH_FRAME_READY &&
 	    kvh_word_place(word) == KVH_PLACE_KIN && kvh_l1_children(l1, rec) == 0)

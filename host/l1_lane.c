@@ -50,7 +50,7 @@ void kvh_l1_lanes_close(struct kvh_l1 *l1)
 
 static bool lane_make(struct kvh_l1 *l1, struct kvh_l1_shard *shard, struct kvh_l1_slot *slot)
 {
-	struct kvh_l1_lane *lane = malloc(sizeof(*lane));
+	struct kvh_l1_lane *lane = aligned_alloc(_Alignof(struct kvh_l1_lane), sizeof(*lane));
 	uint32_t number = (uint32_t)(slot - shard->slots);
 
 	if (lane == NULL)
@@ -269,7 +269,7 @@ int kvh_l1_eviction_set(struct kvh_l1 *l1, const char *name)
 		return -EINVAL;
 	}
 	for (uint32_t i = 0; i < l1->n_shards; i++)
-		pthread_mutex_lock(&l1->shards[i].lock);
+		kvh_l1_lock(&l1->shards[i]);
 	l1->policy = policy;
 	for (uint32_t i = 0; i < l1->n_shards; i++) {
 		struct kvh_l1_shard *shard = &l1->shards[i];

@@ -125,7 +125,7 @@ static uint32_t lease_part(struct kvh_l1 *l1, struct lease_part *part, uint32_t 
 	part->stamp = kvh_l1_tick(l1, n);
 	kvh_batch_fill(&batch, l1, part->keys, sizeof(*part->keys), n, false);
 	for (uint32_t at = 0, end; at < n; at = end) {
-		end = kvh_batch_lock(l1, &batch, at);
+		end = kvh_batch_lock_one(l1, &batch, at, true);
 		got += lease_window(l1, &batch, at, end, part);
 		kvh_batch_unlock(l1, &batch, at, end);
 	}
@@ -253,7 +253,7 @@ int kvh_l1_hold_key(struct kvh_l1 *l1, const struct kvh_key *key, kvh_frame *fra
 
 	kvh_batch_fill(&batch, l1, key, sizeof(*key), 1, false);
 	shard = &l1->shards[batch.shard[0]];
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	rec = kvh_batch_find(&batch, shard, 0, key);
 	if (rec != KVH_REC_NONE)
 		word = kvh_word_load(&l1->recs[rec]);
@@ -303,7 +303,7 @@ static uint32_t touch_part(struct kvh_l1 *l1, const struct kvh_key *keys, uint32
 		const struct kvh_l1_shard *last = NULL;
 		uint32_t after = KVH_REC_NONE;
 
-		end = kvh_batch_lock(l1, &batch, at);
+		end = kvh_batch_lock_one(l1, &batch, at, true);
 		for (uint32_t k = at; k < end; k++) {
 			struct kvh_l1_shard *shard = kvh_batch_shard(l1, &batch, k);
 			uint32_t i = batch.order[k];

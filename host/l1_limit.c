@@ -17,7 +17,7 @@ static void shrink(struct kvh_l1 *l1, const struct kvh_l1_space *space)
 
 		if (used <= hard)
 			return;
-		gone = kvh_l1_hunt(l1, space->lane, UINT32_MAX, used - hard);
+		gone = kvh_l1_hunt(l1, space->lane, UINT32_MAX, used - hard, NULL);
 		if (gone.n == 0)
 			return;
 		(void)__atomic_fetch_add(&l1->evicted_quota, gone.n, __ATOMIC_RELAXED);
@@ -36,7 +36,7 @@ int kvh_l1_limits_set(struct kvh_l1 *l1, kvh_space_t space, const struct kvh_l1_
 		return rc;
 	/* It may have been pinned, or be so no more. */
 	for (uint32_t i = 0; i < l1->n_shards; i++) {
-		pthread_mutex_lock(&l1->shards[i].lock);
+		kvh_l1_lock(&l1->shards[i]);
 		kvh_l1_show_oldest(l1, &l1->shards[i]);
 		pthread_mutex_unlock(&l1->shards[i].lock);
 	}
@@ -86,7 +86,7 @@ static bool erase_of(struct kvh_l1 *l1, uint32_t rec, uint32_t space)
 	struct kvh_l1_shard *shard = kvh_l1_shard_of(l1, rec);
 	bool erased = false;
 
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	if (kvh_l1_shard_of(l1, rec) == shard && is_of(l1, rec, space)) {
 		kvh_l1_erase_rec(l1, shard, rec);
 		erased = true;

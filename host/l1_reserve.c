@@ -140,7 +140,8 @@ static uint32_t charge(struct kvh_l1 *l1, const struct run *run)
 
 	for (uint32_t tries = 0; got < run->n && tries < QUOTA_TRIES; tries++) {
 		uint32_t more = run->n - got, lane = l1->spaces.space[run->space].lane;
-		struct kvh_victims gone = kvh_l1_hunt(l1, lane, UINT32_MAX, more * run->bytes);
+		struct kvh_victims gone = kvh_l1_hunt(l1, lane, UINT32_MAX, more * run->bytes,
+						      NULL);
 
 		if (gone.n == 0)
 			break;
@@ -208,7 +209,7 @@ static uint32_t reserve_part(struct kvh_l1 *l1, struct kvh_l1_reserve *items, ui
 		check_size(l1, &items[i]);
 	kvh_batch_fill(&batch, l1, &items[0].key, sizeof(items[0]), n, true);
 	for (uint32_t at = 0, end; at < n; at = end) {
-		end = kvh_batch_lock(l1, &batch, at);
+		end = kvh_batch_lock_one(l1, &batch, at, false);
 		reserve_window(l1, &batch, at, end, stamp, items);
 		kvh_batch_unlock(l1, &batch, at, end);
 	}

@@ -62,7 +62,7 @@ static uint64_t evict_at(struct kvh_l1 *l1, const void *memory, uint64_t size)
 		return 0;
 	r = &l1->recs[rec];
 	shard = kvh_l1_shard_of(l1, rec);
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	/* What was read without the lock may be the past. READY frames of this
 	 * shard do not change while it is locked; of another shard is not ours. */
 	if (kvh_word_state(kvh_word_load(r)) == KVH_FRAME_READY &&
@@ -174,19 +174,36 @@ static uint32_t alloc_more(struct kvh_l1 *l1, uint64_t bytes, uint32_t n, void *
 	return got > 0 ? (uint32_t)got : 0;
 }
 
+/* Victims go from the tail of a prefix on, and its frames lay side by side in
+ * rising addresses, perhaps: so they do again. */
+static void reverse(void **frames, uint32_t n)
+{
+	for (uint32_t i = 0; i < n / 2; i++) {
+		void *frame = frames[i];
+
+		frames[i] = frames[n - 1 - i];
+		frames[n - 1 - i] = frame;
+	}
+}
+
 uint32_t kvh_l1_alloc(struct kvh_l1 *l1, uint64_t bytes, uint32_t n, void **frames)
 {
 	uint32_t got = alloc_more(l1, bytes, n, frames);
 	uint32_t more;
 
 	for (uint32_t tries = 0; got < n && tries < TRIES_MAX; tries++) {
+		struct kvh_l1_reuse reuse = {
+			.bytes = bytes, .max = n - got, .memory = frames + got};
 		struct kvh_victims gone = kvh_l1_hunt(l1, KVH_LANE_ANY, n - got,
-						      (n - got) * bytes);
+						      (n - got) * bytes, &reuse);
 
 		if (gone.n == 0) /* all that is left is held: sweeping finds nothing */
 			return got;
 		count_evicted(&l1->evicted_alloc, gone.n);
-		more = alloc_more(l1, bytes, n - got, frames + got);
+		reverse(reuse.memory, reuse.n);
+		more = reuse.n;
+		if (got + more < n)
+			more += alloc_more(l1, bytes, n - got - more, frames + got + more);
 		if (more == 0 && clear_around(l1, bytes, gone.last))
 			more = alloc_more(l1, bytes, n - got, frames + got);
 		got += more;

@@ -47,7 +47,7 @@ int kvh_l1_watch(struct kvh_l1 *l1, const struct kvh_key *key)
 
 	kvh_batch_fill(&batch, l1, key, sizeof(*key), 1, false);
 	shard = &l1->shards[batch.shard[0]];
-	pthread_mutex_lock(&shard->lock);
+	kvh_l1_lock(shard);
 	rec = kvh_batch_find(&batch, shard, 0, key);
 	if (rec != KVH_REC_NONE)
 		rc = watch_rec(&l1->recs[rec]);

@@ -100,10 +100,10 @@ struct kvh_evict_order {
 	const struct kvh_order_ops *ops;
 	struct kvh_order_items *items;
 	struct kvh_order_list lists[2]; /* lru: one; s3-fifo: small, main; arc: T1, T2 */
-	struct kvh_ghosts ghosts[2];    /* s3-fifo: one; arc: B1, B2 */
-	uint32_t capacity;              /* arc: items when victims were last asked for */
-	uint32_t target;                /* arc: of T1, <= capacity */
 	uint32_t stamp;                 /* the last one given */
+	uint32_t target;                /* arc: of T1, <= capacity */
+	uint32_t capacity;              /* arc: items when victims were last asked for */
+	struct kvh_ghosts ghosts[2];    /* s3-fifo: one; arc: B1, B2 */
 };
 
 /* "lru", "s3-fifo", "arc"; NULL is "lru". NULL: there is no such policy. */

@@ -98,6 +98,50 @@ TEST_F(L1Storm, NegativeControlWhatIsNotHeldIsLookedAt)
 	EXPECT_GT(shards_to_visit(), 0u);
 }
 
+// Who evicts gets that memory: if others were faster, it would have to clear the
+// place around a victim, new frames there as well.
+TEST_F(L1Storm, WritersAtOnceDoNotEvictWhatIsNew)
+{
+	constexpr uint64_t kThreads = 4, kBatch = kFrames / 32, kRounds = 4000;
+	std::vector<std::thread> writers;
+	std::atomic<uint64_t> gone{0};
+	pthread_barrier_t barrier;
+
+	for (uint64_t i = 0; i < kFrames; i++)
+		put(make_key(i), kPayload);
+	pthread_barrier_init(&barrier, nullptr, kThreads);
+	for (uint64_t t = 0; t < kThreads; t++)
+		writers.emplace_back([&, t] {
+			std::vector<reserve_item> items(kBatch);
+			std::vector<kvh_key> keys(kBatch);
+			std::vector<uint8_t> found(kBatch);
+
+			// An eighth of L1 is new in each round, of all threads together.
+			for (uint64_t round = 1; round <= kRounds; round++) {
+				for (uint64_t i = 0; i < kBatch; i++) {
+					keys[i] = make_key(1000000 * (t + 1) + round * kBatch +
+							   i);
+					items[i] = {};
+					items[i].key = keys[i];
+					items[i].payload_bytes = kPayload;
+				}
+				kvh_l1_reserve(l1, items.data(), kBatch);
+				for (const reserve_item &item : items)
+					gone += item.status != 0 ||
+						kvh_l1_publish(l1, item.frame, 0) != 0;
+				pthread_barrier_wait(&barrier);
+				kvh_l1_find(l1, keys.data(), kBatch, found.data());
+				for (uint8_t one : found)
+					gone += one != 1;
+				pthread_barrier_wait(&barrier);
+			}
+		});
+	for (std::thread &writer : writers)
+		writer.join();
+	pthread_barrier_destroy(&barrier);
+	EXPECT_EQ(gone, 0u);
+}
+
 // No background at all: the writers make their own room, so throughput is never
 // zero, whatever lags.
 TEST_F(L1Storm, EvictionNeverLagsBehindTheWriters)
