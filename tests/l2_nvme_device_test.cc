@@ -133,6 +133,20 @@ TEST_F(NvmeDevice, WhatStandsOnItIsNamedAndKept)
 	EXPECT_EQ(l2.error(), 0) << log.text();
 }
 
+TEST_F(NvmeDevice, OneThatIsTooSmallIsRefused)
+{
+	Log log;
+
+	EXPECT_EQ(Adapter(spec("size=128M")).error(), -EINVAL);
+	EXPECT_NE(log.text().find("at most 67108864"), std::string::npos) << log.text();
+	run("losetup -d " + device_);
+	run("truncate -s 512K " + image());
+	device_ = run("losetup --find --show " + image());
+	device_.pop_back();
+	EXPECT_EQ(Adapter(spec()).error(), -EINVAL);
+	EXPECT_NE(log.text().find("size from 1048576"), std::string::npos) << log.text();
+}
+
 TEST_F(NvmeDevice, ADeviceThatIsMountedIsRefused)
 {
 	Log log;

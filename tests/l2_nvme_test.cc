@@ -165,23 +165,58 @@ TEST_P(Nvme, OneSuperblockIsEnoughAndIsMended)
 	EXPECT_EQ(l2.probe(make_key(1)), -ENOENT);
 }
 
-TEST_P(Nvme, ANewerVersionIsRefusedEvenBesideOurs)
+TEST_P(Nvme, AnotherVersionIsRefusedEvenBesideOurs)
 {
+	const struct {
+		uint32_t version, incompat;
+		const char *says;
+	} others[] = {{3, 0, "version 3"}, {1, 0, "version 1"}, {2, 4, "features 0x4"}};
 	struct kvh_nvme_super super;
-	Log log;
 
 	ASSERT_EQ(Adapter(spec()).error(), 0);
 	peek(0, &super, sizeof(super));
-	for (int what = 0; what < 2; what++) {
-		struct kvh_nvme_super newer = super;
+	for (const auto &o : others) {
+		struct kvh_nvme_super other = super, now;
+		Log log;
 
-		newer.version = what == 0 ? 3 : 2;
-		newer.incompat = what == 0 ? 0 : 4;
-		kvh_nvme_super_seal(&newer);
-		poke(0, &newer, sizeof(newer));
-		EXPECT_EQ(Adapter(spec("")).error(), -EPROTONOSUPPORT);
+		other.version = o.version;
+		other.incompat = o.incompat;
+		kvh_nvme_super_seal(&other);
+		poke(0, &other, sizeof(other));
+		EXPECT_EQ(Adapter(spec("")).error(), -EPROTONOSUPPORT) << o.says;
+		EXPECT_NE(log.text().find(o.says), std::string::npos) << log.text();
+		EXPECT_NE(log.text().find("format=yes"), std::string::npos) << "what to do";
+		peek(0, &now, sizeof(now));
+		EXPECT_EQ(memcmp(&now, &other, sizeof(now)), 0) << "was written to";
 	}
-	EXPECT_NE(log.text().find("version 3"), std::string::npos) << log.text();
+	Log log;
+	EXPECT_EQ(Adapter(spec("format=yes")).error(), 0) << "asked for";
+}
+
+TEST_P(Nvme, WhatIsTooSmallIsRefusedAndSaysFromWhat)
+{
+	Log log;
+	{
+		std::ofstream file(path());
+		file << std::string(100000, '\0');
+	}
+	EXPECT_EQ(Adapter(spec("")).error(), -EINVAL);
+	EXPECT_NE(log.text().find("100000"), std::string::npos) << log.text();
+	EXPECT_NE(log.text().find("size from 1048576"), std::string::npos) << log.text();
+	EXPECT_EQ(file_size(path()), 100000u) << "was changed";
+	Adapter l2(spec("size=1M")); // which makes it larger
+	EXPECT_EQ(l2.error(), 0) << log.text();
+}
+
+TEST_P(Nvme, FormatYesTakesNothingThatIsInUse)
+{
+	Adapter l2(spec());
+	Log log;
+
+	ASSERT_EQ(l2.error(), 0);
+	ASSERT_EQ(l2.put(make_key(1), make_frame(make_key(1), 5000)), 0);
+	EXPECT_EQ(Adapter(spec("size=32M,format=yes")).error(), -EBUSY) << log.text();
+	EXPECT_EQ(l2.get(make_key(1), Buffer(kvh_frame_bytes(5000))), 0);
 }
 
 TEST_P(Nvme, AnInterruptedFormatStartsCold)
