@@ -243,8 +243,13 @@ static int lock(struct kvh_nvme_file *file)
 
 		if (fcntl(file->fd, F_OFD_SETLK, &all) == 0)
 			return 0;
-		if (errno != EAGAIN && errno != EACCES)
-			return -errno;
+		if (errno != EAGAIN && errno != EACCES) {
+			int ret = -errno;
+
+			kvh_err("nvme: %s cannot be locked on this file system: %s", file->path,
+				strerror(-ret));
+			return ret;
+		}
 		owner = owner_find(file);
 		if (is_alive(owner) || kvh_now_ns() >= until) {
 			kvh_err("nvme: %s is in use by process %" PRIu32 "; one at a time",
@@ -263,7 +268,7 @@ static int lock(struct kvh_nvme_file *file)
 int kvh_nvme_super_read(struct kvh_nvme_file *file)
 {
 	struct kvh_nvme_super *found = file->page;
-	uint64_t newest = 0;
+	uint64_t newest = 0, sum = 0;
 	int best = -ENOENT;
 
 	for (unsigned copy = 0; copy < 2; copy++) {
@@ -281,6 +286,8 @@ int kvh_nvme_super_read(struct kvh_nvme_file *file)
 							 : strerror(-ret));
 		if (best == -EPROTONOSUPPORT || best == 1)
 			continue;
+		if (ret == 0)
+			sum += found->sequence;
 		if (ret == 0 && found->sequence >= newest) {
 			memcpy(file->super, found, KVH_NVME_PAGE);
 			newest = found->sequence;
@@ -292,6 +299,7 @@ int kvh_nvme_super_read(struct kvh_nvme_file *file)
 			best = ret;
 		}
 	}
+	file->paired = sum == 2 * newest - 1;
 	return best;
 }
 

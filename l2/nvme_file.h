@@ -60,6 +60,7 @@ struct kvh_nvme_file {
 	bool block;   /* a block device */
 	bool refused; /* a transfer with O_DIRECT was */
 	bool begun;   /* kvh_nvme_file_begin */
+	bool paired;  /* both superblocks are sound, and one follows the other */
 	enum kvh_nvme_found found;
 	uint64_t bytes;               /* of the file or device, as found */
 	dev_t dev;                    /* st_dev, of a device st_rdev */

@@ -123,6 +123,8 @@ int kvh_nvme_file_judge(struct kvh_nvme_file *file)
 		return judge_ours(file);
 	if (ret == -ENOENT) {
 		ret = is_blank(file);
+		if (ret < 0)
+			kvh_err("nvme: %s: cannot be read: %s", file->path, strerror(-ret));
 		if (ret != 0)
 			return ret;
 		kvh_nvme_file_name(file, name, sizeof(name));

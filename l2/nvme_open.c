@@ -10,8 +10,10 @@
 #include "l2/conf.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -44,6 +46,41 @@ static int parse_floor(struct kvh_nvme_conf *conf)
 	return -EINVAL;
 }
 
+/* The path is looked at again and again, and a process may change its directory. */
+static int make_absolute(char **path_p)
+{
+	char *cwd, *path;
+	int ret;
+
+	if (**path_p == '/' || **path_p == '\0')
+		return 0;
+	cwd = getcwd(NULL, 0);
+	if (cwd == NULL)
+		return -errno;
+	ret = asprintf(&path, "%s/%s", cwd, *path_p);
+	free(cwd);
+	if (ret < 0)
+		return -ENOMEM;
+	free(*path_p);
+	*path_p = path;
+	return 0;
+}
+
+static int conf_check(struct kvh_nvme_conf *conf)
+{
+	int ret = parse_floor(conf);
+
+	if (ret == 0 && conf->check_ms == 0 && (conf->floor_bytes | conf->floor_pct) != 0) {
+		kvh_err("nvme: floor=%s needs check=MS: it is looked at then", conf->floor);
+		ret = -EINVAL;
+	}
+	if (ret == 0)
+		ret = make_absolute(&conf->path);
+	for (uint32_t i = 0; i < conf->more.n && ret == 0; i++)
+		ret = make_absolute(&conf->more.items[i]);
+	return ret;
+}
+
 static int conf_parse(struct kvh_nvme_conf *conf, const char *text)
 {
 	static const char *const engines[] = {"auto", "uring", "threads", NULL};
@@ -73,7 +110,7 @@ static int conf_parse(struct kvh_nvme_conf *conf, const char *text)
 	conf->threads = 16;
 	conf->check_ms = 250;
 	ret = kvh_conf_parse("nvme", text, &conf->path, options);
-	return ret < 0 ? ret : parse_floor(conf);
+	return ret < 0 ? ret : conf_check(conf);
 }
 
 static void conf_free(struct kvh_nvme_conf *conf)

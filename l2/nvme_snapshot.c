@@ -5,7 +5,9 @@
  *
  * It is believed only if the superblock that counts is that of a clean close and
  * names it with this checksum; open marks the file as open, on the medium, before
- * anything in it changes. A snapshot is written beside the one before, never over it.
+ * anything in it changes. Where a superblock is damaged, it may be the one with that
+ * mark, and no snapshot is believed. A snapshot is written beside the one before, never over
+ * it.
  */
 #include "l2/nvme.h"
 
@@ -223,6 +225,12 @@ int kvh_nvme_snapshot_load(struct kvh_nvme_stripe *stripe)
 
 	if (!super->clean || super->snapshot == 0)
 		return -ENOENT;
+	if (!file->paired) {
+		kvh_warn("nvme: %s: a superblock is damaged, which may be the newer: reads the "
+			 "headers",
+			 file->path);
+		return -ENOENT;
+	}
 	records = aligned_alloc(KVH_NVME_PAGE, bytes + KVH_NVME_PAGE);
 	if (records == NULL)
 		return -ENOMEM;

@@ -74,6 +74,13 @@ class Mutate : public ::testing::TestWithParam<const char *>
 		return l2.get(key, into) == 0 &&
 		       kvh_frame_verify(into.data(), into.size(), &key, kDigest, nullptr) == 0;
 	}
+	static bool is_sound(const Buffer &frame, uint64_t k)
+	{
+		const struct kvh_key key = CrashLedger::key(k);
+
+		return kvh_frame_verify(frame.data(), frame.size(), &key, kDigest, nullptr) ==
+		       0;
+	}
 	const Place &any(std::mt19937_64 &random) const
 	{
 		return places_[random() % places_.size()];
@@ -139,7 +146,7 @@ TEST_P(Mutate, SwappedFramesAreNotServed)
 	Adapter l2(spec(), DiskModel::ops(), &disk);
 	ASSERT_EQ(l2.error(), 0);
 	const unsigned swaps = long_or(10000, 1000);
-	unsigned done = 0, served = 0;
+	unsigned done = 0, served = 0, sound = 0;
 
 	while (done < swaps) {
 		const Place &a = any(random), &b = any(random);
@@ -152,12 +159,14 @@ TEST_P(Mutate, SwappedFramesAreNotServed)
 		disk.poke(kFile, a.off, &bytes[b.off], a.len);
 		disk.poke(kFile, b.off, &bytes[a.off], a.len);
 		served += serves(l2, a.k, into);
+		sound += is_sound(into, b.k);
 		served += serves(l2, b.k, into);
 		disk.poke(kFile, a.off, &bytes[a.off], a.len);
 		disk.poke(kFile, b.off, &bytes[b.off], a.len);
 		done++;
 	}
 	EXPECT_EQ(served, 0u);
+	EXPECT_EQ(sound, done) << "control: what was read is not whole, and of the other key";
 	VERDICT("S5 %s: %u swaps, %u served", GetParam(), done, served);
 }
 
@@ -170,7 +179,7 @@ TEST_P(Mutate, TornFramesAreFound)
 	Adapter l2(spec(), DiskModel::ops(), &disk);
 	ASSERT_EQ(l2.error(), 0);
 	const std::vector<uint8_t> &bytes = closed_[kFile];
-	unsigned torn = 0, found = 0;
+	unsigned torn = 0, found = 0, unseen = 0;
 
 	for (const Place &place : places_) {
 		const Buffer into(place.len);
@@ -195,11 +204,13 @@ TEST_P(Mutate, TornFramesAreFound)
 				disk.poke(kFile, place.off + off, &other[off], len);
 				torn++;
 				found += !serves(l2, place.k, into);
+				unseen += l2.get(CrashLedger::key(place.k), into) == 0;
 				disk.poke(kFile, place.off + off, &bytes[place.off + off], len);
 			}
 		}
 	}
 	EXPECT_EQ(found, torn);
+	EXPECT_GT(unseen, 0u) << "control: none would be served without verification";
 	VERDICT("S6 %s: %u of %u torn frames found", GetParam(), found, torn);
 }
 

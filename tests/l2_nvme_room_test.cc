@@ -101,9 +101,9 @@ class NvmeRoom : public ::testing::Test
 		return l2.ops()->health(l2.self(), &why);
 	}
 	// Without traffic, until it says so. A guard against a hang, not a limit.
-	static bool becomes(const Adapter &l2, int wanted)
+	static bool becomes(const Adapter &l2, int wanted, int looks = 12000)
 	{
-		for (int i = 0; i < 12000; i++) {
+		for (int i = 0; i < looks; i++) {
 			if (health(l2) == wanted)
 				return true;
 			std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -148,6 +148,30 @@ TEST_F(NvmeRoom, ABadFloorIsRefused)
 		EXPECT_EQ(Adapter(spec(floor)).error(), -EINVAL) << floor;
 		EXPECT_NE(log.text().find(floor), std::string::npos) << log.text();
 	}
+}
+
+TEST_F(NvmeRoom, AFloorThatNobodyLooksAtIsRefused)
+{
+	Log log;
+
+	EXPECT_EQ(Adapter(spec("floor=1G,check=0")).error(), -EINVAL);
+	EXPECT_NE(log.text().find("floor=1G needs check"), std::string::npos) << log.text();
+	EXPECT_EQ(Adapter(spec("floor=0,check=0")).error(), 0);
+}
+
+TEST_F(NvmeRoom, APathStaysWhereItWasWhenTheProcessGoesElsewhere)
+{
+	const std::filesystem::path before = std::filesystem::current_path();
+
+	std::filesystem::create_directory(dir() + "/deeper");
+	std::filesystem::current_path(dir());
+	Adapter l2("nvme:l2,size=16M,check=5");
+	std::filesystem::current_path(dir() + "/deeper");
+	const int error = l2.error();
+	const bool well = error == 0 && !becomes(l2, -ENOENT, 100);
+	std::filesystem::current_path(before);
+	EXPECT_EQ(error, 0);
+	EXPECT_TRUE(well);
 }
 
 TEST_F(NvmeRoom, TheRoomOfDeletedFramesIsGivenBack)

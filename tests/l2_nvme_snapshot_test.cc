@@ -166,7 +166,36 @@ TEST_P(NvmeSnapshot, AStaleOneIsNotBelieved)
 		EXPECT_EQ(has(l2, i), i >= 10) << i;
 }
 
-// Control of the one above: with the mark of the clean close put back, the old
+// The same, and the superblock that says so is lost: the other is that of the close.
+TEST_P(NvmeSnapshot, AStaleOneIsNotBelievedThoughTheNewerSuperblockIsLost)
+{
+	const uint64_t junk = 0xDEAD;
+	Log log;
+	{
+		Adapter l2(spec());
+
+		put(l2, 0, 20);
+	}
+	{
+		Adapter l2(spec());
+
+		ASSERT_EQ(l2.error(), 0);
+		for (uint64_t i = 0; i < 10; i++)
+			ASSERT_EQ(l2.del(make_key(i)), 0);
+		put(l2, 20, 30);
+		std::filesystem::copy_file(path(), path() + ".crashed");
+	}
+	std::filesystem::rename(path() + ".crashed", path());
+	poke((super().sequence & 1) * 4096 + 200, &junk, sizeof(junk));
+	ASSERT_TRUE(super().clean) << "control: not the one of the close";
+	Adapter l2(spec());
+
+	ASSERT_EQ(l2.error(), 0);
+	for (uint64_t i = 0; i < 30; i++)
+		EXPECT_EQ(has(l2, i), i >= 10) << i;
+}
+
+// Control of AStaleOneIsNotBelieved: with the mark of the clean close put back, the old
 // snapshot is believed, and deleted frames are found.
 TEST_P(NvmeSnapshot, ControlWithoutTheMarkAStaleOneIsBelieved)
 {
@@ -186,9 +215,9 @@ TEST_P(NvmeSnapshot, ControlWithoutTheMarkAStaleOneIsBelieved)
 		std::filesystem::copy_file(path(), path() + ".crashed");
 	}
 	std::filesystem::rename(path() + ".crashed", path());
-	closed.sequence += 100;
+	closed.sequence = super().sequence + 1;
 	kvh_nvme_super_seal(&closed);
-	poke(0, &closed, sizeof(closed));
+	poke((closed.sequence & 1) * 4096, &closed, sizeof(closed));
 	Adapter l2(spec());
 
 	ASSERT_EQ(l2.error(), 0);
