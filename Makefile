@@ -65,7 +65,7 @@ torture: deps-ci
 
 # The long forms, with all invariants checked. They print their seeds, and verdicts:
 # KVH_SEED=N repeats a run, CRASH=REGEX runs some.
-CRASH ?= l2_crash|l2_nvme_(power|kill|mutate|ring|fault)|l2_real_disk
+CRASH ?= l2_crash|l2_nvme_(power|kill|mutate|ring|fault|engine)|l2_real_disk
 
 crash: deps-ci
 	@$(call CONFIGURE,debug)
