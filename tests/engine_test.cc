@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <fstream>
 #include <sys/stat.h>
+#include <thread>
 
 using namespace enginetest;
 
@@ -240,13 +241,20 @@ TEST(Engine, L1ThatIsTooLarge)
 
 /* ---- what is left ------------------------------------------------------- */
 
+/* Adapters' threads look at their directories now and then: the fewest of several. */
 size_t open_fds()
 {
-	size_t n = 0;
+	size_t fewest = SIZE_MAX;
 
-	for (const auto &entry : std::filesystem::directory_iterator("/proc/self/fd"))
-		n += !entry.path().empty();
-	return n;
+	for (int i = 0; i < 20; i++) {
+		size_t n = 0;
+
+		for (const auto &entry : std::filesystem::directory_iterator("/proc/self/fd"))
+			n += !entry.path().empty();
+		fewest = n < fewest ? n : fewest;
+		std::this_thread::yield();
+	}
+	return fewest;
 }
 
 TEST(Engine, OpenAndCloseLeaveNothing)
