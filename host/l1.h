@@ -221,7 +221,7 @@ bool kvh_l1_next_dirty(struct kvh_l1 *l1, uint32_t *cursor, kvh_frame *frame_p);
 /* ---- eviction, spaces ---------------------------------------------------- */
 
 /* Another policy, from now on: what is there is listed again in the order that it
- * has. -EINVAL: unknown, and the old one stays. All shards wait meanwhile. */
+ * has. -EINVAL: unknown, and the old one stays. One thread at a time; shard by shard. */
 int kvh_l1_eviction_set(struct kvh_l1 *l1, const char *name);
 
 /* Also of a space that has nothing yet. What is above a new hard limit is evicted

@@ -191,7 +191,7 @@ struct kvh_l1 {
 	struct kvh_families families;
 	struct kvh_spaces spaces;
 	struct kvh_rec_pool pool;
-	const struct kvh_order_ops *policy; /* under all shards' locks, or any one */
+	const struct kvh_order_ops *policy; /* of lanes to be made; atomic */
 
 	/* Address ranges for the most there can be; memory comes with use. */
 	struct kvh_index_rec *recs;

@@ -55,7 +55,8 @@ static bool lane_make(struct kvh_l1 *l1, struct kvh_l1_shard *shard, struct kvh_
 
 	if (lane == NULL)
 		return false;
-	kvh_order_open(&lane->order, l1->policy, &l1->items);
+	kvh_order_open(&lane->order, __atomic_load_n(&l1->policy, __ATOMIC_RELAXED),
+		       &l1->items);
 	kvh_order_list_init(&lane->kin);
 	lane->shown = KVH_REC_NONE;
 	slot->lane = lane;
@@ -268,12 +269,12 @@ int kvh_l1_eviction_set(struct kvh_l1 *l1, const char *name)
 			kvh_order_names());
 		return -EINVAL;
 	}
-	for (uint32_t i = 0; i < l1->n_shards; i++)
-		kvh_l1_lock(&l1->shards[i]);
-	l1->policy = policy;
+	/* First: a lane that is made meanwhile has it, or is made before its shard's turn. */
+	__atomic_store_n(&l1->policy, policy, __ATOMIC_RELAXED);
 	for (uint32_t i = 0; i < l1->n_shards; i++) {
 		struct kvh_l1_shard *shard = &l1->shards[i];
 
+		kvh_l1_lock(shard);
 		for (uint32_t lane = 0; lane < shard->n_lanes; lane++)
 			if (shard->slots[lane].lane != NULL)
 				slot_rebuild(l1, &shard->slots[lane], policy);
