@@ -358,6 +358,8 @@ class DiskModel
 
 		if (zero && disk->drops_zeros)
 			return 0;
+		if (!zero && (mode & FALLOC_FL_KEEP_SIZE) != 0) // room alone
+			return kvh_io_system.fallocate(nullptr, fd, mode, off, len);
 		const bool dies = disk->dies_now();
 		if (dies && disk->death_ != kAfter)
 			die();

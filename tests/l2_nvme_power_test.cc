@@ -38,7 +38,8 @@ class History
 {
       public:
 	History(const Store &store, const std::string &engine, uint64_t seed)
-	    : spec_("nvme:/disk/l2,threads=4,depth=8,engine=" + engine + ",sync=" + store.sync),
+	    : spec_("nvme:/disk/l2,check=5,threads=4,depth=8,engine=" + engine +
+		    ",sync=" + store.sync),
 	      size_(store.size), store_(store), random_(seed)
 	{
 	}
