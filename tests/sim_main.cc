@@ -6,6 +6,7 @@
 
 #include <argp.h>
 #include <csignal>
+#include <malloc.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -119,6 +120,9 @@ int main(int argc, char **argv)
 
 	argp_parse(&parser, argc, argv, 0, nullptr, &args);
 	setvbuf(stdout, nullptr, _IOLBF, 0); /* an abort loses nothing */
+	/* L1's tables are large and mostly never touched: as in a process that opens one
+	 * engine they are fresh memory, and not what calloc has to clear. */
+	mallopt(M_MMAP_THRESHOLD, 1 << 20);
 	signal(SIGABRT, say_seed);
 	kvh_log_set(
 		[](void *arg, kvh_log_level, const char *line) {
