@@ -1,83 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sim_client.h - a client of the simulated engine: a queue, its jobs, the leases
- * it holds. Every call, event and status is held to kvhoist.h here: one terminal
- * event a job and nothing after it, leases exactly where the usable prefix needs
- * them, statuses that the contract allows, bytes of an epoch that may be served.
+ * sim_client.h - a client of the simulated engine: its calls, and what each of them
+ * may answer. sim_judge.h has what it is told later.
  */
 #ifndef KVH_TESTS_SIM_CLIENT_H
 #define KVH_TESTS_SIM_CLIENT_H
 
-#include "sim_universe.h"
-
-#include <cerrno>
-#include <list>
-#include <set>
+#include "sim_judge.h"
 
 namespace sim
 {
 
-/* What has been done to the engine, and so may be an answer. */
-struct Weather {
-	bool memory_fails = false;  /* -ENOMEM from anywhere */
-	bool device_fails = false;  /* calls and operations of the device fail */
-	bool adapters_fail = false; /* erases may fail, stores may not reach L2 */
-	bool calm() const
-	{
-		return sound() && !adapters_fail;
-	}
-	/* The host device's operations are memory too. */
-	bool sound() const
-	{
-		return !memory_fails && !device_fails;
-	}
-};
-
-/* What kvh_status has to say, summed up from what the calls said. */
-struct Counts {
-	uint64_t stored = 0, stored_bytes = 0, loaded = 0, loaded_bytes = 0;
-	uint64_t exists = 0, erased_jobs = 0;
-	bool exact = true; /* no job was forgotten with its client */
-};
-
-struct Lease {
-	kvh_lease_t id;
-	kvh_key key;
-	const Space *space;
-	uint32_t asked, got; /* epochs of its key then */
-};
-
-enum class Kind { STORE, PREFETCH, LOAD, ERASE, UNREGISTER };
-
-struct Job {
-	Kind kind;
-	kvh_job_t id = KVH_NONE;
-	Pool *pool = nullptr;
-	uint32_t flags = 0;
-	uint32_t seen = 0; /* event types, a bit each */
-	bool cancelled = false;
-	uint64_t deadline_ns = UINT64_MAX;
-	std::vector<int32_t> status;
-	/* store and load: a chunk each */
-	std::vector<kvh_key> keys;
-	std::vector<std::vector<uint32_t>> pages;
-	std::vector<uint32_t> epochs; /* store: of the bytes. erase: its own */
-	bool pages_free = false;
-	std::vector<Lease> leases;   /* load: of each chunk */
-	std::vector<uint32_t> asked; /* prefetch: epoch of each entry's key at the call */
-	/* prefetch */
-	const Space *space = nullptr;
-	uint32_t prompt = 0, chunks = 0;
-	std::vector<kvh_lease_t> got;
-};
-
-class Client
+class Client : public Judge
 {
       public:
 	Client(World &world, kvh_engine *engine, Keys &keys, Weather &weather, Counts &counts,
 	       uint32_t capacity)
-	    : world_(world), engine_(engine), keys_(keys), weather_(weather), counts_(counts),
-	      capacity_(capacity)
+	    : Judge(world, engine, keys, weather, counts), capacity_(capacity)
 	{
 		int err = kvh_queue_open(engine, capacity, &queue_);
 
@@ -87,10 +26,6 @@ class Client
 		if (err != 0)
 			violation("queue_open: %d", err);
 	}
-	Client(const Client &) = delete;
-	Client &operator=(const Client &) = delete;
-
-	/* ---- calls ---- */
 
 	void store(Pool &pool, const std::vector<kvh_key> &keys, uint32_t flags)
 	{
@@ -311,43 +246,7 @@ class Client
 		held_.clear();
 	}
 
-	/* ---- events ---- */
-
-	uint32_t poll(uint32_t max)
-	{
-		std::vector<kvh_event> events(max);
-		const int n = kvh_queue_poll(queue_, events.data(), max);
-
-		if (n < 0)
-			violation("poll: %d", n);
-		for (int i = 0; i < n; i++)
-			event(events[static_cast<size_t>(i)]);
-		return static_cast<uint32_t>(n);
-	}
-	size_t jobs() const
-	{
-		return jobs_.size();
-	}
-	const std::vector<Lease> &held() const
-	{
-		return held_;
-	}
-	const std::vector<kvh_lease_t> &stale() const
-	{
-		return stale_;
-	}
-	uint64_t last_usable = 0; /* of the last prefetch that ended with 0 */
-
       private:
-	template <typename Fn>
-	static void each_entry(const Space &space, uint32_t chunks, Fn fn)
-	{
-		for (uint32_t c = 0; c < chunks; c++)
-			for (uint32_t g = 0; g < space.groups.size(); g++)
-				for (uint32_t r = 0; r < space.ranks; r++)
-					fn(c, g, r,
-					   (c * space.groups.size() + g) * space.ranks + r);
-	}
 	static std::vector<kvh_hash> hashes_of(const Space &space, uint32_t prompt, uint32_t n)
 	{
 		std::vector<kvh_hash> hashes;
@@ -381,34 +280,6 @@ class Client
 				page = KVH_PAGE_NONE;
 			}
 	}
-	void free_pages(Job &job)
-	{
-		if (job.pages_free || job.pool == nullptr)
-			return;
-		job.pages_free = true;
-		for (size_t i = 0; i < job.pages.size(); i++) {
-			std::vector<uint32_t> real;
-
-			for (const uint32_t page : job.pages[i])
-				if (page != KVH_PAGE_NONE)
-					real.push_back(page);
-			job.pool->give(job.keys[i].group, real);
-		}
-	}
-	void unhold(kvh_lease_t id)
-	{
-		stale_.push_back(id);
-		drop(id);
-	}
-	void drop(kvh_lease_t id)
-	{
-		const auto it = std::find_if(held_.begin(), held_.end(),
-					     [id](const Lease &l) { return l.id == id; });
-
-		*it = held_.back();
-		held_.pop_back();
-	}
-
 	/* The call's result; whether there is a job. */
 	bool began(Job &job, int err)
 	{
@@ -443,220 +314,7 @@ class Client
 		return false;
 	}
 
-	void event(const kvh_event &e)
-	{
-		const auto it = std::find_if(jobs_.begin(), jobs_.end(),
-					     [&e](const Job &j) { return j.id == e.job; });
-
-		world_.note("event %u of job %llu: %d, %u ok, %u usable", e.type, ull(e.job),
-			    e.status, e.n_ok, e.usable);
-		if (it == jobs_.end())
-			violation("event %u of job %llu, which has ended or never was", e.type,
-				  ull(e.job));
-		if (e.user_data != reinterpret_cast<uintptr_t>(&*it))
-			violation("another job's user_data");
-		if (e.type > KVH_EVENT_DONE || (it->seen & 1u << e.type) != 0)
-			violation("event %u of job %llu twice", e.type, ull(e.job));
-		it->seen |= 1u << e.type;
-		for (size_t i = 0; i < it->status.size(); i++)
-			world_.say("  " + name_of(it->keys[i]) + " is " +
-				   std::to_string(it->status[i]));
-		if (e.type != KVH_EVENT_DONE) {
-			early(*it, e);
-			return;
-		}
-		switch (it->kind) {
-		case Kind::STORE: store_ended(*it, e); break;
-		case Kind::LOAD: load_ended(*it, e); break;
-		case Kind::PREFETCH: prefetch_ended(*it, e); break;
-		case Kind::ERASE: erase_ended(*it, e); break;
-		case Kind::UNREGISTER:
-			if (e.status != 0)
-				violation("unregister: %d", e.status);
-			break;
-		}
-		free_pages(*it);
-		if (it->pool != nullptr)
-			it->pool->users--;
-		jobs_.erase(it);
-	}
-	void early(Job &job, const kvh_event &e)
-	{
-		const bool asked = job.kind == Kind::STORE
-					   ? (e.type == KVH_EVENT_PACKED &&
-					      (job.flags & KVH_STORE_PACKED) != 0) ||
-						     (e.type == KVH_EVENT_PERSISTED &&
-						      (job.flags & KVH_STORE_PERSISTED) != 0)
-					   : job.kind == Kind::PREFETCH &&
-						     e.type == KVH_EVENT_FOUND &&
-						     (job.flags & KVH_PREFETCH_FOUND) != 0;
-
-		if (!asked)
-			violation("event %u, which was not asked for", e.type);
-		if (e.type == KVH_EVENT_PACKED)
-			free_pages(job);
-	}
-	/* n_ok and the first error against status[]. */
-	void check_sums(const Job &job, const kvh_event &e, bool exists_is_none)
-	{
-		uint32_t n_ok = 0;
-		bool matches = e.status == 0, failed = false;
-
-		for (const int32_t status : job.status) {
-			const bool none = exists_is_none &&
-					  (status == -EEXIST || status == -EINPROGRESS ||
-					   status == -ENOENT);
-
-			n_ok += status == 0;
-			failed |= status != 0 && !none;
-			matches |= e.status == status;
-			if (status == 77 || status == KVH_PENDING)
-				violation("a status that was not set");
-		}
-		const bool cancelled = e.status == -ECANCELED && job.cancelled;
-		if (e.n_ok != n_ok || (!matches && !cancelled) || (failed && e.status == 0))
-			violation("event: %u ok and %d, the statuses say otherwise", e.n_ok,
-				  e.status);
-	}
-	void store_ended(Job &job, const kvh_event &e)
-	{
-		check_sums(job, e, true);
-		if ((job.flags & KVH_STORE_PACKED) != 0 &&
-		    (job.seen & 1u << KVH_EVENT_PACKED) == 0)
-			violation("a store without its PACKED");
-		for (size_t i = 0; i < job.keys.size(); i++) {
-			const int status = job.status[i];
-			KeyState &key = keys_[job.keys[i]];
-			const bool erased = key.epoch() != job.epochs[i];
-
-			if (status == 0) {
-				counts_.stored++;
-				counts_.stored_bytes += payload(job, i);
-				key.stored |= !erased;
-			} else if (status == -EEXIST || status == -EINPROGRESS) {
-				counts_.exists++;
-			} else if (status == -ECANCELED) {
-				if (!job.cancelled && !erased && job.pool->open)
-					violation("a store that nobody cancelled");
-			} else if (status != -ENOMEM &&
-				   !(status == -EIO && !weather_.sound())) {
-				violation("store: chunk %zu: %d", i, status);
-			}
-		}
-	}
-	uint64_t payload(const Job &job, size_t i) const
-	{
-		return job.pool->space.groups[job.keys[i].group].payload_bytes();
-	}
-	void load_ended(Job &job, const kvh_event &e)
-	{
-		check_sums(job, e, false);
-		if ((job.flags & KVH_LOAD_RELEASE) != 0)
-			for (const Lease &lease : job.leases)
-				stale_.push_back(lease.id);
-		for (size_t i = 0; i < job.keys.size(); i++) {
-			if (job.status[i] == 0) {
-				counts_.loaded++;
-				counts_.loaded_bytes += payload(job, i);
-				check_bytes(job, i);
-			} else if (job.status[i] != -EIO || weather_.sound()) {
-				violation("load: chunk %zu: %d", i, job.status[i]);
-			}
-		}
-	}
-	void check_bytes(Job &job, size_t i)
-	{
-		const Lease &lease = job.leases[i];
-
-		const uint32_t oldest = keys_[lease.key].oldest(lease.asked);
-
-		for (uint32_t epoch = lease.got;; epoch--) {
-			if (job.pool->holds(lease.key.group, job.pages[i],
-					    Content(lease.key, epoch))) {
-				if (epoch < oldest)
-					violation("bytes of epoch %u, erased; of %u..%u "
-						  "allowed (%s)",
-						  epoch, oldest, lease.got,
-						  name_of(lease.key).c_str());
-				return;
-			}
-			if (epoch == 0)
-				violation(
-					"wrong bytes were served (chunk %zu of %zu, group %u)",
-					i, job.keys.size(), lease.key.group);
-		}
-	}
-	void prefetch_ended(Job &job, const kvh_event &e)
-	{
-		const bool allowed = e.status == 0 || e.status == -ENOMEM ||
-				     (e.status == -ETIMEDOUT &&
-				      job.deadline_ns != UINT64_MAX) ||
-				     (e.status == -ECANCELED && job.cancelled);
-
-		if (!allowed)
-			violation("prefetch: %d", e.status);
-		if (e.status == -ETIMEDOUT && world_.now() < job.deadline_ns)
-			violation("a prefetch timed out before its deadline");
-		if (e.status == -ECANCELED && e.usable != 0)
-			violation("a cancelled prefetch with %u chunks", e.usable);
-		last_usable = e.status == 0 ? e.usable : 0;
-		if ((job.flags & KVH_PREFETCH_WARM) != 0)
-			return; /* leases nothing */
-		const uint32_t n = take_leases(*job.space, job.prompt, job.chunks, e.usable,
-					       job.got, &job.asked);
-		if (n != e.n_ok)
-			violation("prefetch: %u ok, %u leases", e.n_ok, n);
-	}
-	void erase_ended(Job &job, const kvh_event &e)
-	{
-		check_sums(job, e, true);
-		for (size_t i = 0; i < job.keys.size(); i++) {
-			const bool well = job.status[i] == 0 || job.status[i] == -ENOENT;
-
-			if (!well && !job.cancelled && weather_.calm())
-				violation("erase: %d", job.status[i]);
-			keys_[job.keys[i]].erase_ended(job.epochs[i], well);
-		}
-	}
-	/* Exactly what the usable prefix needs is leased. How many. */
-	uint32_t take_leases(const Space &space, uint32_t prompt, uint32_t chunks,
-			     uint32_t usable, const std::vector<kvh_lease_t> &leases,
-			     const std::vector<uint32_t> *asked)
-	{
-		uint32_t n = 0;
-
-		if (usable > chunks)
-			violation("%u of %u chunks usable", usable, chunks);
-		each_entry(space, chunks, [&](uint32_t c, uint32_t g, uint32_t r, size_t e) {
-			const bool none = r > 0 && space.groups[g].replicated;
-			const bool needed = !none && space.needs(usable, c, g);
-			const kvh_key key = space.key(prompt, c, g, r);
-			const KeyState &state = keys_[key];
-
-			if ((leases[e] != KVH_NONE) != needed)
-				violation("chunk %u, group %u, rank %u of %u usable: %s", c, g,
-					  r, usable, needed ? "no lease" : "a lease");
-			if (!needed)
-				return;
-			world_.say("  lease of " + name_of(key));
-			held_.push_back({leases[e], key, &space,
-					 asked != nullptr ? (*asked)[e] : state.epoch(),
-					 state.epoch()});
-			n++;
-		});
-		return n;
-	}
-
-	World &world_;
-	kvh_engine *engine_;
-	Keys &keys_;
-	Weather &weather_;
-	Counts &counts_;
 	const uint32_t capacity_;
-	kvh_queue *queue_ = nullptr;
-	std::list<Job> jobs_;
-	std::vector<Lease> held_;
-	std::vector<kvh_lease_t> stale_; /* were held, or never */
 };
 
 } // namespace sim

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sim_reckoning.h - what has to be so at the end of a schedule: all jobs have ended, all was
+ * given back, books and counters are right, and what was stored is found.
+ */
+#ifndef KVH_TESTS_SIM_RECKONING_H
+#define KVH_TESTS_SIM_RECKONING_H
+
+#include "sim_faults.h"
+
+namespace sim
+{
+
+class Reckoning : protected Faults
+{
+      protected:
+	using Faults::Faults;
+
+	void reckon()
+	{
+		world_.note("the reckoning");
+		heal();
+		finish_jobs();
+		if (calm())
+			nothing_is_missed();
+		for (auto &c : clients_)
+			c->release(1u << 20, false);
+		quiet();
+		check_counts();
+		for (auto &p : pools_)
+			p->check_all();
+		if (rng_.one_in(2))
+			nothing_is_kept();
+		weather_.adapters_fail = false; /* all was given back */
+		stop(0);
+	}
+	void finish_jobs()
+	{
+		const bool ended = world_.until([&] {
+			size_t jobs = 0;
+
+			release_held();
+			poll_all(16);
+			for (auto &c : clients_)
+				jobs += c->jobs();
+			return jobs == 0;
+		});
+		if (!ended)
+			violation("a job does not end");
+	}
+	/* Everything given back, nothing left in a controller. */
+	void quiet()
+	{
+		const bool ended = world_.until([&] {
+			const kvh_status st = status();
+
+			release_held();
+			return st.store_waiting == 0 && st.l1_doomed == 0 && st.jobs == 0 &&
+			       st.l2_quarantined == 0 && inflight() == 0;
+		});
+		const kvh_status st = status();
+		struct kvh_l1_stats l1;
+
+		if (!ended)
+			violation(
+				"%llu stores, %llu doomed frames, %llu jobs, %llu buffers and "
+				"%llu requests are left",
+				ull(st.store_waiting), ull(st.l1_doomed), ull(st.jobs),
+				ull(st.l2_quarantined), ull(inflight()));
+		world_.settle();
+		kvh_l1_stats(engine_->l1, &l1);
+		if (l1.leases != 0 || l1.holds != 0 || st.l1_leases != 0)
+			violation("%llu leases and %llu holds of nobody", ull(l1.leases),
+				  ull(l1.holds));
+		if (!kvh_l1_check(engine_->l1))
+			violation("L1's books are wrong");
+	}
+	/* Requests that adapters have. */
+	uint64_t inflight()
+	{
+		uint64_t n = 0;
+
+		for (uint32_t i = 0; i < n_l2_; i++) {
+			kvh_l2_status l2;
+
+			memset(&l2, 0, sizeof(l2));
+			l2.size = sizeof(l2);
+			if (kvh_l2_status_get(engine_, i, &l2) != 0)
+				violation("adapter %u has no status", i);
+			n += l2.inflight;
+		}
+		return n;
+	}
+	void check_counts()
+	{
+		const kvh_status st = status();
+
+		all_.loaded += counts_.loaded;
+		if (!counts_.exact)
+			return;
+		if (st.stored_chunks != counts_.stored ||
+		    st.stored_bytes != counts_.stored_bytes)
+			violation("%llu chunks stored, it counts %llu", ull(counts_.stored),
+				  ull(st.stored_chunks));
+		if (st.loaded_chunks != counts_.loaded ||
+		    st.loaded_bytes != counts_.loaded_bytes)
+			violation("%llu chunks loaded, it counts %llu", ull(counts_.loaded),
+				  ull(st.loaded_chunks));
+		if (st.store_exists != counts_.exists)
+			violation("%llu chunks were there, it counts %llu", ull(counts_.exists),
+				  ull(st.store_exists));
+	}
+	/* Calm: what was stored is there, in L1 or L2, and comes back. */
+	void nothing_is_missed()
+	{
+		for (const Space &s : spaces_)
+			for (uint32_t p = 0; p < s.prompts; p++) {
+				const uint32_t want = s.usable(
+					s.chunks, [&](auto c, auto g, auto r) {
+						const auto it = keys_.find(s.key(p, c, g, r));
+
+						return it != keys_.end() && it->second.stored;
+					});
+				Client &c = *clients_[0];
+
+				c.prefetch(s, p, s.chunks, 0, 0);
+				finish_jobs();
+				if (c.last_usable < want)
+					violation("prompt %u of %s: %u chunks are stored, %llu "
+						  "are "
+						  "found",
+						  p, s.name.c_str(), want, ull(c.last_usable));
+				c.release(1u << 20, false);
+			}
+	}
+	/* All frames can be evicted, and then there is nothing. */
+	void nothing_is_kept()
+	{
+		(void)kvh_l1_evict(engine_->l1, 0);
+		const kvh_status st = status();
+
+		if (st.l1_used_bytes != 0 || st.l1_frames != 0)
+			violation("%llu frames cannot be evicted", ull(st.l1_frames));
+	}
+};
+
+} // namespace sim
+
+#endif
