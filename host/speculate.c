@@ -176,6 +176,7 @@ void kvh_speculate_after(struct kvh_controller *c, const struct kvh_prefix *pref
 			 const struct kvh_space *space)
 {
 	struct kvh_speculation *s = c->prefetcher.speculation;
+	bool posted;
 
 	if (s == NULL)
 		return;
@@ -186,10 +187,11 @@ void kvh_speculate_after(struct kvh_controller *c, const struct kvh_prefix *pref
 			.prefix = *prefix,
 			.last = prefix->hashes[prefix->n_chunks - 1],
 		};
-	if (!s->posted)
-		kvh_loop_post(c->loop, &s->work);
+	posted = s->posted;
 	s->posted = true;
 	pthread_mutex_unlock(&s->lock);
+	if (!posted) /* under no lock: it wakes who takes that one next */
+		kvh_loop_post(c->loop, &s->work);
 }
 
 /* ---- reading it --------------------------------------------------------------- */
