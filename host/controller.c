@@ -136,6 +136,7 @@ static void hand_over(struct kvh_controller *c, const struct kvh_published *item
 	kvh_count(&c->opts.metrics->store_waiting, n);
 	if (kvh_listener_push(&c->listener, items, n) == 0)
 		return;
+	__atomic_store_n(&c->unheard, true, __ATOMIC_RELAXED);
 	kvh_uncount(&c->opts.metrics->store_waiting, n);
 	let_go(c, items, n, true);
 }

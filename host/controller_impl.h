@@ -69,6 +69,7 @@ struct kvh_controller {
 	uint32_t walk_at;
 
 	struct kvh_flush *flushes; /* flush.c: HEARING, by target */
+	bool unheard;              /* atomic: the listener had no room, the next flush fails */
 	struct kvh_epoch *epoch, *oldest_epoch;
 
 	struct kvh_prefetcher prefetcher;

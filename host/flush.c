@@ -147,6 +147,7 @@ static void flush_cut(struct kvh_controller *c, struct kvh_flush *flush)
 {
 	kvh_defer_release(c);
 	kvh_seal_post(c);
+	c->epoch->failed |= __atomic_exchange_n(&c->unheard, false, __ATOMIC_RELAXED);
 	c->epoch->cut = true;
 	c->epoch->flush = flush;
 	c->epoch->next = flush->epoch;

@@ -99,6 +99,8 @@ static void item_settled(struct kvh_store_item *item)
 		.failed = item->failed,
 		.skipped = c->adapter_bits & ~(item->stored | item->failed),
 	};
+	/* Erased before it was stored, it was to be nowhere. */
+	bool failed = item->failed != 0 && !kvh_l1_doomed(c->opts.l1, item->frame);
 	struct kvh_policy_chunk chunk;
 
 	assert((item->stored & item->failed) == 0);
@@ -108,7 +110,7 @@ static void item_settled(struct kvh_store_item *item)
 			       &c->opts.metrics->policy_wrong))
 		kvh_l1_doom(c->opts.l1, item->frame);
 	item_given_settled(item);
-	kvh_epoch_leave(c, item->epoch, item->failed != 0);
+	kvh_epoch_leave(c, item->epoch, failed);
 	if (item->out == 0)
 		item_release(item);
 	settle(c, persist, index, &outcome);

@@ -127,6 +127,19 @@ TEST(Flush, SaysThatAStoreFailedOnce)
 	EXPECT_EQ(Flush(rig).start().wait(), 0); // of those since the last one
 }
 
+// Control: SaysThatAStoreFailedOnce.
+TEST(Flush, WhatWasErasedDidNotFail)
+{
+	Log log;
+	Rig rig(with({"fault:a,script=put x*:fail=EIO,next=mem"}, 16));
+
+	ASSERT_EQ(rig.store(rig.key(1)), 0);
+	rig.until([&] { return Fault("a").accepted(KVH_L2_PUT) >= 1; }); // tried again later
+	Erase erase(rig, {rig.key(1)});
+	erase.start().done.wait();
+	EXPECT_EQ(Flush(rig).start().wait(), 0);
+}
+
 TEST(Flush, CancelledWhereverItIs)
 {
 	Rig rig(with({"fault:a,script=put@1:hang,next=mem"}));
