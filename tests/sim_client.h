@@ -14,14 +14,13 @@ namespace sim
 class Client : public Judge
 {
       public:
-	Client(World &world, kvh_engine *engine, Keys &keys, Weather &weather, Counts &counts,
-	       uint32_t capacity)
-	    : Judge(world, engine, keys, weather, counts), capacity_(capacity)
+	Client(World &world, Truth &truth, uint32_t capacity)
+	    : Judge(world, truth), capacity_(capacity)
 	{
-		int err = kvh_queue_open(engine, capacity, &queue_);
+		int err = kvh_queue_open(engine_, capacity, &queue_);
 
-		if (err == -ENOMEM && weather.memory_fails)
-			err = kvh_queue_open(engine, capacity,
+		if (err == -ENOMEM && weather_.memory_fails)
+			err = kvh_queue_open(engine_, capacity,
 					     &queue_); /* one fails at a time */
 		if (err != 0)
 			violation("queue_open: %d", err);
@@ -40,6 +39,7 @@ class Client : public Judge
 				break;
 			job.keys.push_back(key);
 			job.epochs.push_back(keys_[key].epoch());
+			keys_[key].kind = pool.space.groups[key.group].kind;
 			pool.fill(key.group, pages, Content(key, job.epochs.back()));
 			job.pages.push_back(pages);
 		}
@@ -159,6 +159,7 @@ class Client : public Judge
 
 		job.keys = keys;
 		job.status.assign(keys.size(), 77);
+		truth_.erased++;
 		const int err = kvh_erase(
 			queue_, keys.data(), static_cast<uint32_t>(keys.size()),
 			reinterpret_cast<uintptr_t>(&job), job.status.data(), &job.id);
@@ -166,6 +167,32 @@ class Client : public Judge
 			for (const kvh_key &key : keys)
 				job.epochs.push_back(keys_[key].erase());
 		began(job, err);
+	}
+	void flush()
+	{
+		Job &job = make(Kind::FLUSH, nullptr, 0);
+
+		truth_.flushes++;
+		if (!began(job, kvh_flush(queue_, reinterpret_cast<uintptr_t>(&job), &job.id)))
+			truth_.flushes--;
+	}
+	void touch(const std::vector<kvh_key> &keys)
+	{
+		const auto n = static_cast<uint32_t>(keys.size());
+		std::vector<int32_t> want, status(n, 77);
+		std::vector<uint8_t> found(n, 0);
+
+		kvh_l1_find(engine_->l1, keys.data(), n, found.data());
+		for (const uint8_t f : found)
+			want.push_back(f == 1 ? 0 : f == 2 ? -EINPROGRESS : -ENOENT);
+		const int is = kvh_touch(engine_, keys.data(), n, status.data());
+		world_.note("touch of %u is %d", n, is);
+		if (status != want || is != std::count(want.begin(), want.end(), 0))
+			violation("touch of %u: %d", n, is);
+		for (Lease &lease : held_)
+			for (uint32_t i = 0; i < n; i++)
+				lease.touched |= want[i] == 0 && memcmp(&keys[i], &lease.key,
+									sizeof(keys[i])) == 0;
 	}
 	void unregister(Pool &pool)
 	{
@@ -193,11 +220,14 @@ class Client : public Judge
 	{
 		std::vector<kvh_lease_t> ids;
 		std::vector<int32_t> want, status;
+		std::vector<kvh_key> touched;
 
 		for (uint32_t i = 0; i < n && !held_.empty(); i++) {
 			const size_t at = world_.rng().below(held_.size());
 
 			ids.push_back(held_[at].id);
+			if (held_[at].touched && truth_.in_l1(held_[at].key))
+				touched.push_back(held_[at].key);
 			want.push_back(0);
 			unhold(ids.back());
 		}
@@ -215,6 +245,19 @@ class Client : public Judge
 		if (err != (all ? 0 : -ESTALE) || status != want)
 			violation("release of %zu leases, %s: %d", ids.size(),
 				  all ? "all held" : "one of them not held", err);
+		for (const kvh_key &key : touched)
+			if (!truth_.in_l1(key))
+				violation("%s was touched, and went with its lease",
+					  name_of(key).c_str());
+	}
+	/* Keys of leases that it holds. */
+	std::vector<kvh_key> held_keys(uint32_t n)
+	{
+		std::vector<kvh_key> keys;
+
+		for (size_t i = 0; i < held_.size() && i < n; i++)
+			keys.push_back(held_[i].key);
+		return keys;
 	}
 	/* The client dies, or its queue closes: its jobs end without an event. */
 	void die()
@@ -233,9 +276,14 @@ class Client : public Judge
 			if (job.kind == Kind::ERASE)
 				for (size_t i = 0; i < job.keys.size(); i++)
 					keys_[job.keys[i]].erase_ended(job.epochs[i], false);
+			if (job.kind == Kind::FLUSH) {
+				truth_.flushes--;
+				truth_.flushed++;
+				truth_.doubt = truth_.moment;
+			}
 			if (job.kind == Kind::STORE)
 				for (const kvh_key &key : job.keys)
-					keys_[key].stored = false;
+					keys_[key].forget();
 			free_pages(job);
 			if (job.pool != nullptr)
 				job.pool->users--;
@@ -266,6 +314,7 @@ class Client : public Judge
 		jobs_.back().kind = kind;
 		jobs_.back().pool = pool;
 		jobs_.back().flags = flags;
+		jobs_.back().began = ++truth_.moment;
 		return jobs_.back();
 	}
 	void forget(Job &job)
@@ -283,8 +332,8 @@ class Client : public Judge
 	/* The call's result; whether there is a job. */
 	bool began(Job &job, int err)
 	{
-		static const char *const names[] = {"store", "prefetch", "load", "erase",
-						    "unregister"};
+		static const char *const names[] = {"store", "prefetch",   "load",
+						    "erase", "unregister", "flush"};
 
 		world_.note("%s of %zu is %d, job %llu", names[static_cast<int>(job.kind)],
 			    job.keys.size(), err, ull(err == 0 ? job.id : 0));

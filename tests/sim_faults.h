@@ -27,10 +27,12 @@ class Faults : protected Stage
 			"die",       "reorder=3",   "mute"};
 		std::string script;
 
-		if (!stormy_adapters_ || n_l2_ == 0)
+		if (!stormy_adapters_ || truth_.adapters.empty())
 			return;
-		weather_.adapters_fail = true;
-		kvh_fault *fault = find_fault();
+		Adapter &adapter = *std::next(
+			truth_.adapters.begin(),
+			static_cast<ptrdiff_t>(rng_.below(truth_.adapters.size())));
+		kvh_fault *fault = find_fault(adapter);
 		if (rng_.one_in(3)) {
 			world_.note("adapters go on");
 			kvh_fault_release(fault);
@@ -46,6 +48,8 @@ class Faults : protected Stage
 				script += n > 1 ? ";" : "";
 			}
 			world_.note("adapter: %s", script.c_str());
+			weather_.adapters_fail = true;
+			adapter.trusted = false;
 			set_script(fault, script);
 		}
 	}
@@ -57,13 +61,12 @@ class Faults : protected Stage
 			violation("script %s", script.c_str());
 		guards().fail_alloc_in = fail_in;
 	}
-	kvh_fault *find_fault()
+	static kvh_fault *find_fault(const Adapter &adapter)
 	{
-		const std::string name = "sim" + std::to_string(rng_.below(n_l2_));
-		kvh_fault *fault = kvh_fault_find(name.c_str());
+		kvh_fault *fault = kvh_fault_find(adapter.name.c_str());
 
 		if (fault == nullptr)
-			violation("no adapter %s", name.c_str());
+			violation("no adapter %s", adapter.name.c_str());
 		return fault;
 	}
 	void device_fault()
@@ -112,8 +115,8 @@ class Faults : protected Stage
 	/* Also those that a delay ends for, and then hang. */
 	void release_held()
 	{
-		for (uint32_t i = 0; i < n_l2_; i++) {
-			kvh_fault *fault = kvh_fault_find(("sim" + std::to_string(i)).c_str());
+		for (const Adapter &adapter : truth_.adapters) {
+			kvh_fault *fault = find_fault(adapter);
 			kvh_fault_stats stats;
 
 			kvh_fault_read_stats(fault, &stats);
@@ -125,8 +128,8 @@ class Faults : protected Stage
 	{
 		guards().fail_alloc_in = guards().fail_inside_one_in = 0;
 		kvh_host_release(engine_->dev);
-		for (uint32_t i = 0; i < n_l2_; i++) {
-			kvh_fault *fault = kvh_fault_find(("sim" + std::to_string(i)).c_str());
+		for (const Adapter &adapter : truth_.adapters) {
+			kvh_fault *fault = find_fault(adapter);
 
 			set_script(fault, "");
 			kvh_fault_release(fault);

@@ -32,6 +32,9 @@ enum Mutant {
 	LEAKED_LEASES,  /* a client that dies keeps its leases */
 	LOST_END,       /* one of 100 jobs ends without telling anybody */
 	LOST_KICK,      /* the mover is not woken for a new move */
+	EARLY_FLUSH,    /* a flush waits for nothing */
+	QUIET_FLUSH,    /* a flush is not told that a store failed */
+	NO_TOUCH,       /* a touch says that it did, and does nothing */
 	MUTANTS
 };
 
@@ -40,7 +43,8 @@ inline const char *mutant_name(int mutant)
 	static const char *const names[MUTANTS] = {
 		"none",           "no-verify",   "early-publish", "no-retry-hold",
 		"no-fetch-erase", "leaked-hold", "leaked-frame",  "leaked-leases",
-		"lost-end",       "lost-kick"};
+		"lost-end",       "lost-kick",   "early-flush",   "quiet-flush",
+		"no-touch"};
 
 	return names[mutant];
 }
@@ -108,6 +112,7 @@ inline void yield()
 struct kvh_adapter;
 struct kvh_clients;
 struct kvh_controller;
+struct kvh_epoch;
 struct kvh_listener;
 struct kvh_published;
 struct kvh_mover;
@@ -237,6 +242,37 @@ KVH_WRAP(void, kvh_job_end,
 {
 	if (!sim::guards().out(sim::LOST_END, 100))
 		__real_kvh_job_end(job, status, n_ok, usable, flags);
+}
+KVH_WRAP(void, kvh_epoch_leave,
+	 (struct kvh_controller * c, struct kvh_epoch *epoch, bool failed))
+{
+	if (sim::guards().mutant != sim::EARLY_FLUSH)
+		__real_kvh_epoch_leave(c, epoch,
+				       failed && !sim::guards().out(sim::QUIET_FLUSH));
+}
+KVH_WRAP(struct kvh_epoch *, kvh_epoch_enter, (struct kvh_controller * c))
+{
+	struct kvh_epoch *epoch = __real_kvh_epoch_enter(c);
+
+	if (sim::guards().out(sim::EARLY_FLUSH))
+		__real_kvh_epoch_leave(c, epoch, false);
+	return epoch;
+}
+KVH_WRAP(uint32_t, kvh_l1_touch,
+	 (struct kvh_l1 * l1, const struct kvh_key *keys, uint32_t n, int32_t *status))
+{
+	uint32_t found = 0;
+
+	if (!sim::guards().out(sim::NO_TOUCH))
+		return __real_kvh_l1_touch(l1, keys, n, status);
+	for (uint32_t i = 0; i < n; i++) {
+		uint8_t is = 0;
+
+		kvh_l1_find(l1, &keys[i], 1, &is);
+		status[i] = is == 1 ? 0 : is == 2 ? -EINPROGRESS : -ENOENT;
+		found += is == 1;
+	}
+	return found;
 }
 KVH_WRAP(void, kvh_mover_kick, (struct kvh_mover * mover))
 {

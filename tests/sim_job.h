@@ -39,16 +39,18 @@ struct Lease {
 	kvh_key key;
 	const Space *space;
 	uint32_t asked, got; /* epochs of its key then */
+	bool touched;        /* its chunk, since then */
 };
 
-enum class Kind { STORE, PREFETCH, LOAD, ERASE, UNREGISTER };
+enum class Kind { STORE, PREFETCH, LOAD, ERASE, UNREGISTER, FLUSH };
 
 struct Job {
 	Kind kind;
 	kvh_job_t id = KVH_NONE;
 	Pool *pool = nullptr;
 	uint32_t flags = 0;
-	uint32_t seen = 0; /* event types, a bit each */
+	uint32_t seen = 0;  /* event types, a bit each */
+	uint64_t began = 0; /* the moment of its call */
 	bool cancelled = false;
 	uint64_t deadline_ns = UINT64_MAX;
 	std::vector<int32_t> status;

@@ -7,7 +7,7 @@
 #ifndef KVH_TESTS_SIM_JUDGE_H
 #define KVH_TESTS_SIM_JUDGE_H
 
-#include "sim_job.h"
+#include "sim_truth.h"
 
 #include <cerrno>
 #include <list>
@@ -19,8 +19,9 @@ namespace sim
 class Judge
 {
       public:
-	Judge(World &world, kvh_engine *engine, Keys &keys, Weather &weather, Counts &counts)
-	    : world_(world), engine_(engine), keys_(keys), weather_(weather), counts_(counts)
+	Judge(World &world, Truth &truth)
+	    : world_(world), truth_(truth), engine_(truth.engine), keys_(truth.keys),
+	      weather_(truth.weather), counts_(truth.counts)
 	{
 	}
 	Judge(const Judge &) = delete;
@@ -111,13 +112,14 @@ class Judge
 			world_.say("  lease of " + name_of(key));
 			held_.push_back({leases[e], key, &space,
 					 asked != nullptr ? (*asked)[e] : state.epoch(),
-					 state.epoch()});
+					 state.epoch(), false});
 			n++;
 		});
 		return n;
 	}
 
 	World &world_;
+	Truth &truth_;
 	kvh_engine *engine_;
 	Keys &keys_;
 	Weather &weather_;
@@ -143,6 +145,7 @@ class Judge
 		if (e.type > KVH_EVENT_DONE || (it->seen & 1u << e.type) != 0)
 			violation("event %u of job %llu twice", e.type, ull(e.job));
 		it->seen |= 1u << e.type;
+		truth_.moment++;
 		for (size_t i = 0; i < it->status.size(); i++)
 			world_.say("  " + name_of(it->keys[i]) + " is " +
 				   std::to_string(it->status[i]));
@@ -159,6 +162,7 @@ class Judge
 			if (e.status != 0)
 				violation("unregister: %d", e.status);
 			break;
+		case Kind::FLUSH: flush_ended(*it, e); break;
 		}
 		free_pages(*it);
 		if (it->pool != nullptr)
@@ -217,7 +221,8 @@ class Judge
 			if (status == 0) {
 				counts_.stored++;
 				counts_.stored_bytes += payload(job, i);
-				key.stored |= !erased;
+				if (!erased)
+					stored(job, key);
 			} else if (status == -EEXIST || status == -EINPROGRESS) {
 				counts_.exists++;
 			} else if (status == -ECANCELED) {
@@ -228,6 +233,11 @@ class Judge
 				violation("store: chunk %zu: %d", i, status);
 			}
 		}
+	}
+	void stored(const Job &job, KeyState &key)
+	{
+		key.stored_at = job.began;
+		key.stored_end = truth_.moment;
 	}
 	uint64_t payload(const Job &job, size_t i) const
 	{
@@ -291,6 +301,22 @@ class Judge
 					       job.got, &job.asked);
 		if (n != e.n_ok)
 			violation("prefetch: %u ok, %u leases", e.n_ok, n);
+	}
+	void flush_ended(const Job &job, const kvh_event &e)
+	{
+		const bool may_fail = !weather_.calm() || !truth_.roomy ||
+				      !truth_.queue_roomy || truth_.timed_out();
+
+		truth_.flushes--;
+		truth_.flushed++;
+		truth_.flush_status = e.status;
+		if (e.status != 0 && !(e.status == -ECANCELED && job.cancelled) &&
+		    !(e.status == -EIO && may_fail))
+			violation("flush: %d", e.status);
+		if (e.status != 0)
+			truth_.doubt = truth_.moment;
+		else if (truth_.flushes == 0) /* else another one is to be told */
+			truth_.check_flushed(job.began);
 	}
 	void erase_ended(Job &job, const kvh_event &e)
 	{

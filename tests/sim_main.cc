@@ -21,14 +21,19 @@ struct Args {
 
 uint64_t current_seed;
 
-void say_seed(int)
+/* Of what died; of one that stands still, too. */
+void say_seed(int sig)
 {
 	char text[64];
 	const int n = snprintf(text, sizeof(text), "sim: it was seed %llu\n",
 			       static_cast<unsigned long long>(current_seed));
 
 	(void)!write(2, text, static_cast<size_t>(n));
+	if (sig != SIGABRT)
+		_exit(3);
 }
+
+constexpr unsigned HANGS_S = 300; /* a schedule takes milliseconds */
 
 int parse_mutant(const char *name, argp_state *state)
 {
@@ -66,6 +71,7 @@ int run_some(const Args &args, uint64_t first)
 		plan.ops = args.ops;
 		plan.trace = args.trace;
 		plan.completions_fail = args.completions_fail;
+		alarm(HANGS_S);
 		const sim::Result result = sim::run_schedule(plan);
 		if (args.hash)
 			printf("%llu %016llx\n", sim::ull(plan.seed), sim::ull(result.hash));
@@ -124,6 +130,7 @@ int main(int argc, char **argv)
 	 * engine they are fresh memory, and not what calloc has to clear. */
 	mallopt(M_MMAP_THRESHOLD, 1 << 20);
 	signal(SIGABRT, say_seed);
+	signal(SIGALRM, say_seed);
 	kvh_log_set(
 		[](void *arg, kvh_log_level, const char *line) {
 			if (static_cast<Args *>(arg)->trace)

@@ -35,7 +35,7 @@ class Schedule : private Reckoning
 		reckon();
 		result.hash = world_.hash();
 		result.rounds = world_.rounds();
-		result.loaded = all_.loaded;
+		result.loaded = loaded_;
 		return result;
 	}
 
@@ -125,6 +125,31 @@ class Schedule : private Reckoning
 			   keys.end());
 		client().erase(keys);
 	}
+	void touch()
+	{
+		const Space &s = space();
+		Client &c = client();
+		std::vector<kvh_key> keys = c.held_keys(1 +
+							static_cast<uint32_t>(rng_.below(8)));
+
+		if (keys.empty() || rng_.one_in(2))
+			keys = some_keys(s, static_cast<uint32_t>(rng_.below(s.ranks)));
+		c.touch(keys);
+	}
+	/* With nothing else under way: then it has to tell of each store that failed since
+	 * the flush before. */
+	void flush_alone()
+	{
+		finish_jobs();
+		client().flush();
+		finish_jobs();
+		const Told now = {truth_.flushed, truth_.erased, truth_.put_failed()};
+		if (now.flushed == told_.flushed + 1 && now.erased == told_.erased &&
+		    now.failed > told_.failed && truth_.flush_status == 0)
+			violation("%llu stores failed, and a flush does not tell",
+				  ull(now.failed - told_.failed));
+		told_ = now;
+	}
 	void die()
 	{
 		const size_t at = rng_.below(clients_.size());
@@ -181,19 +206,19 @@ class Schedule : private Reckoning
 			client().cancel();
 		else if (n < 84)
 			(void)client().poll(1 + static_cast<uint32_t>(rng_.below(16)));
-		else if (n < 88)
+		else if (n < 87)
 			pass();
 		else
 			rarely();
 	}
 	void rarely()
 	{
-		switch (rng_.below(13)) {
+		switch (rng_.below(19)) {
 		case 0: die(); break;
 		case 1: unregister(); break;
 		case 2: release_orphan(); break;
 		case 3:
-			if (n_l2_ > 0 || !calm())
+			if (!truth_.adapters.empty() || !calm())
 				(void)kvh_l1_evict(engine_->l1, rng_.below(4 * MIB));
 			break;
 		case 4:
@@ -206,6 +231,12 @@ class Schedule : private Reckoning
 			if (rng_.one_in(4))
 				reopen();
 			break;
+		case 11:
+		case 12: client().flush(); break;
+		case 13: flush_alone(); break;
+		case 14:
+		case 15:
+		case 16: touch(); break;
 		default: poll_all(16); break;
 		}
 	}
@@ -234,10 +265,14 @@ class Schedule : private Reckoning
 		pools_.clear();
 		guards().fail_inside_one_in = 0; /* until it is open */
 		orphans_.clear();                /* another engine may give the same numbers */
-		for (auto &key : keys_)
-			key.second.stored = false;
+		truth_.forget();
+		told_ = Told();
 		open();
 	}
+
+	struct Told {
+		uint64_t flushed = 0, erased = 0, failed = 0;
+	} told_; /* as of the last flush_alone */
 };
 
 inline Result run_schedule(const Plan &plan)

@@ -85,47 +85,37 @@ class Stage
 
 	/* ---- the engine ---- */
 
+	/* A fault adapter over memory, of a name that was never used before. */
+	std::string new_spec(Adapter *adapter)
+	{
+		static const char *const depths[] = {"4", "16", "64", "256"};
+
+		adapter->name = "sim" + std::to_string(n_names_++);
+		return "fault:" + adapter->name +
+		       ",seed=" + std::to_string(1 + rng_.below(1000)) +
+		       ",next=mem:size=" + l2_size() + ",depth=" + depths[rng_.below(4)];
+	}
 	void open()
 	{
-		std::vector<std::string> specs;
+		std::vector<std::string> specs(rng_.below(4));
 		std::vector<const char *> l2;
 		kvh_engine_opts o;
 
-		n_l2_ = static_cast<uint32_t>(rng_.below(4));
-		for (uint32_t i = 0; i < n_l2_; i++)
-			specs.push_back("fault:sim" + std::to_string(i) +
-					",seed=" + std::to_string(1 + rng_.below(1000)) +
-					",next=mem:size=" + l2_size() + ",depth=" +
-					std::to_string(UINT64_C(1) << (2 * rng_.below(4) + 2)));
-		for (const auto &spec : specs)
+		n_names_ = 0;
+		for (auto &spec : specs) {
+			truth_.adapters.emplace_back();
+			truth_.adapters.back().index = static_cast<uint32_t>(l2.size());
+			spec = new_spec(&truth_.adapters.back());
 			l2.push_back(spec.c_str());
+		}
 		kvh_engine_opts_init(&o, sizeof(o));
 		o.device = "host";
-		/* Slabs of 2 MiB hold frames of one size each. */
-		o.l1_bytes = spaces_.size() * (roomy_ ? 4 : 1) * 2 * MIB;
 		o.l2 = l2.data();
-		o.n_l2 = n_l2_;
-		o.policy = rng_.one_in(3) && n_l2_ > 0 && !calm() ? "buffer-only" : "default";
-		o.stage_bytes = 64 << 10;
-		o.l2_deadline_ns = (100 + rng_.below(3000)) * MS;
-		o.l2_retries = static_cast<uint32_t>(rng_.below(4));
-		o.l2_queue_bytes = calm() ? 256 * MIB : 0;
-		o.watermark_low_pct = 40 + static_cast<uint32_t>(rng_.below(50));
-		o.watermark_high_pct = o.watermark_low_pct + 1 +
-				       static_cast<uint32_t>(rng_.below(9));
-		if (roomy_) {
-			o.watermark_low_pct = 98;
-			o.watermark_high_pct = 99;
-		}
-		int err = kvh_engine_open(&o, &engine_);
-		while (err == -ENOMEM && weather_.memory_fails &&
-		       world_.threads() <= abandoned_) {
-			world_.note("no memory for an engine");
-			err = kvh_engine_open(&o, &engine_);
-		}
-		if (err != 0)
-			violation("engine_open: %d, %zu threads", err, world_.threads());
-		counts_ = Counts();
+		o.n_l2 = static_cast<uint32_t>(l2.size());
+		draw_memory(&o);
+		draw_l2(&o);
+		draw_prefetch(&o);
+		open_engine(o);
 		if (plan_.completions_fail) {
 			weather_.memory_fails = true;
 			guards().fail_inside_one_in = 10;
@@ -138,6 +128,61 @@ class Stage
 			for (uint32_t rank = 0; rank < space.ranks; rank++)
 				new_pool(space, rank);
 	}
+	void draw_memory(kvh_engine_opts *o)
+	{
+		static const char *const orders[] = {"lru", "s3-fifo", "arc"};
+
+		/* Slabs of 2 MiB hold frames of one size each. */
+		o->l1_bytes = spaces_.size() * (roomy_ ? 4 : 1) * 2 * MIB;
+		o->l1_eviction = orders[rng_.below(3)];
+		o->stage_bytes = 64 << 10;
+		o->watermark_low_pct = 40 + static_cast<uint32_t>(rng_.below(50));
+		o->watermark_high_pct = o->watermark_low_pct + 1 +
+					static_cast<uint32_t>(rng_.below(9));
+		if (roomy_) {
+			o->watermark_low_pct = 98;
+			o->watermark_high_pct = 99;
+		}
+	}
+	void draw_l2(kvh_engine_opts *o)
+	{
+		static const char *const policies[] = {
+			"default",    "default",      "default",         "buffer-only",
+			"second-use", "whole-prefix", "deferred-windows"};
+
+		o->policy = policies[calm() || o->n_l2 == 0 ? 0 : rng_.below(7)];
+		o->l2_deadline_ns = (100 + rng_.below(3000)) * MS;
+		o->l2_retries = static_cast<uint32_t>(rng_.below(4));
+		o->l2_queue_bytes = calm() || rng_.one_in(3) ? 256 * MIB : 0;
+		o->l2_breaker = rng_.one_in(2) ? 0 : 1 + static_cast<uint32_t>(rng_.below(4));
+		truth_.policy = o->policy;
+		truth_.roomy = roomy_;
+		truth_.queue_roomy = o->l2_queue_bytes != 0;
+	}
+	void draw_prefetch(kvh_engine_opts *o)
+	{
+		static const uint64_t hedges[] = {0, 0, 1, 2 * MS, 50 * MS};
+
+		o->prefetch_plan = rng_.one_in(2) ? "first" : "fastest";
+		o->prefetch_hedge_ns = hedges[rng_.below(5)];
+		o->prefetch_read_bytes = rng_.one_in(2) ? 0 : 1 + rng_.below(256 << 10);
+		o->prefetch_speculate = rng_.one_in(2)
+						? 0
+						: 1 + static_cast<uint32_t>(rng_.below(8));
+	}
+	void open_engine(const kvh_engine_opts &o)
+	{
+		int err = kvh_engine_open(&o, &engine_);
+
+		while (err == -ENOMEM && weather_.memory_fails &&
+		       world_.threads() <= abandoned_) {
+			world_.note("no memory for an engine");
+			err = kvh_engine_open(&o, &engine_);
+		}
+		if (err != 0)
+			violation("engine_open: %d, %zu threads", err, world_.threads());
+		truth_.engine = engine_;
+	}
 	bool calm() const
 	{
 		return !stormy_adapters_ && !stormy_device_ && !stormy_memory_ && roomy_;
@@ -145,7 +190,7 @@ class Stage
 	void new_client()
 	{
 		clients_.push_back(std::make_unique<Client>(
-			world_, engine_, keys_, weather_, counts_,
+			world_, truth_,
 			1 + static_cast<uint32_t>(rng_.below(rng_.one_in(3) ? 4 : 64))));
 	}
 	void new_pool(const Space &space, uint32_t rank)
@@ -164,17 +209,6 @@ class Stage
 	{
 		for (auto &c : clients_)
 			while (c->poll(max) == max) {}
-	}
-	kvh_status status()
-	{
-		kvh_status st;
-
-		memset(&st, 0, sizeof(st));
-		st.size = sizeof(st);
-		const int err = kvh_status_get(engine_, &st);
-		if (err != 0)
-			violation("status: %d", err);
-		return st;
 	}
 	void stop(uint64_t drain_ns)
 	{
@@ -198,12 +232,12 @@ class Stage
 	uint64_t pace_ = 1; /* rounds between operations, below it */
 	bool stormy_adapters_ = false, stormy_device_ = false, stormy_memory_ = false;
 	bool roomy_ = false; /* L1 and L2 hold all there is */
-	Weather weather_;
-	Counts counts_, all_;
-	Keys keys_;
+	Truth truth_;
+	Weather &weather_ = truth_.weather;
+	uint64_t loaded_ = 0; /* by all engines */
 	std::vector<Space> spaces_;
 	kvh_engine *engine_ = nullptr;
-	uint32_t n_l2_ = 0;
+	uint32_t n_names_ = 0; /* of adapters of this engine */
 	size_t abandoned_ = 0; /* threads of engines that could not be freed */
 	std::vector<std::unique_ptr<Pool>> pools_;
 	std::vector<std::unique_ptr<Client>> clients_;

@@ -168,8 +168,9 @@ enum class Erased : uint8_t { PENDING, WELL, FAILED };
 
 struct KeyState {
 	std::vector<Erased> erases; /* in the order of their calls */
-	/* Calm schedules: a store of this epoch ended well. */
-	bool stored = false;
+	/* A store of this epoch ended well: the moments of its call and its end. */
+	uint64_t stored_at = 0, stored_end = 0; /* 0: none did */
+	uint32_t kind = 0;                      /* of its group */
 
 	uint32_t epoch() const
 	{
@@ -178,8 +179,13 @@ struct KeyState {
 	uint32_t erase()
 	{
 		erases.push_back(Erased::PENDING);
-		stored = false;
+		forget();
 		return epoch();
+	}
+	/* Where it was is not where it has to be. */
+	void forget()
+	{
+		stored_at = stored_end = 0;
 	}
 	void erase_ended(uint32_t its_epoch, bool well)
 	{
