@@ -44,12 +44,19 @@ static uint64_t expire_tick(struct kvh_controller *c, uint64_t now_ns)
 
 static void expire_run(struct kvh_loop_work *work)
 {
-	(void)work; /* the tick that follows looks */
+	struct kvh_controller *c = (struct kvh_controller *)((char *)work -
+							     offsetof(struct kvh_controller,
+								      expire));
+
+	/* The tick that follows looks. */
+	__atomic_store_n(&c->expire_posted, false, __ATOMIC_SEQ_CST);
 }
 
 void kvh_controller_lease_timed(struct kvh_controller *c)
 {
-	if (!__atomic_exchange_n(&c->expire_armed, true, __ATOMIC_SEQ_CST))
+	/* Armed again before it has run, it is posted still. */
+	if (!__atomic_exchange_n(&c->expire_armed, true, __ATOMIC_SEQ_CST) &&
+	    !__atomic_exchange_n(&c->expire_posted, true, __ATOMIC_SEQ_CST))
 		kvh_loop_post(c->loop, &c->expire);
 }
 

@@ -79,6 +79,7 @@ struct kvh_controller {
 
 	struct kvh_loop_work expire; /* any thread posts it, once while it is not armed */
 	bool expire_armed;           /* atomic: ticks look for leases with a deadline */
+	bool expire_posted;          /* atomic: it waits to be run */
 	uint64_t expire_ns; /* when leases are looked at next whose deadline has passed */
 
 	struct kvh_loop_work evict; /* any thread posts it, once at a time */
