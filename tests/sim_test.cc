@@ -54,7 +54,7 @@ uint64_t schedules()
 
 	if (s != nullptr)
 		return strtoull(s, nullptr, 10) / SHARDS;
-	return TSAN ? 40 : ASAN ? 100 : DEBUG ? 250 : 2500;
+	return TSAN ? 40 : ASAN ? 100 : DEBUG ? 120 : 2500;
 }
 
 class Sim : public testing::TestWithParam<unsigned>
