@@ -152,6 +152,15 @@ static void add_done(struct kvh_loop_work *work)
 	change->ended(change, change->err);
 }
 
+/* One opens at a time: a place that is taken is never behind one that was not yet. */
+static bool is_opening(const struct kvh_controller *c)
+{
+	for (uint32_t i = 0; i < KVH_ADAPTERS_MAX; i++)
+		if (c->seats[i] == KVH_SEAT_OPENING)
+			return true;
+	return false;
+}
+
 static int add_start(struct kvh_controller *c, struct kvh_change *change)
 {
 	int err = check_spec(c, change->spec);
@@ -223,12 +232,22 @@ static void close_begin(struct kvh_change *change)
 	}
 }
 
-/* True: it is over, or closing. */
+/* True: it is over, or opening or closing. */
 static bool look(struct kvh_change *change, uint64_t now_ns)
 {
 	struct kvh_controller *c = change->controller;
-	const struct kvh_adapter *adapter = c->adapters[change->index];
+	const struct kvh_adapter *adapter;
+	int err;
 
+	if (change->kind == KVH_CHANGE_ADD) {
+		if (is_opening(c))
+			return false;
+		err = add_start(c, change);
+		if (err != 0)
+			change->ended(change, err);
+		return true;
+	}
+	adapter = c->adapters[change->index];
 	if (change->kind == KVH_CHANGE_DRAIN) {
 		if (!kvh_adapter_drained(adapter))
 			return false;
@@ -245,9 +264,20 @@ static bool has_change(const struct kvh_controller *c, uint32_t index)
 {
 	for (const struct kvh_change *change = c->changes; change != NULL;
 	     change = change->next)
-		if (change->index == index)
+		if (change->kind != KVH_CHANGE_ADD && change->index == index)
 			return true;
 	return false;
+}
+
+/* Behind those that wait already. */
+static void change_wait(struct kvh_controller *c, struct kvh_change *change)
+{
+	struct kvh_change **at = &c->changes;
+
+	while (*at != NULL)
+		at = &(*at)->next;
+	change->next = NULL;
+	*at = change;
 }
 
 static int drain_start(struct kvh_controller *c, struct kvh_change *change)
@@ -264,8 +294,7 @@ static int drain_start(struct kvh_controller *c, struct kvh_change *change)
 	}
 	if (c->seats[index] == KVH_SEAT_OPEN)
 		seat_move(c, index, KVH_SEAT_DRAINING);
-	change->next = c->changes;
-	c->changes = change;
+	change_wait(c, change);
 	return 0;
 }
 
@@ -278,9 +307,10 @@ static void change_start(struct kvh_loop_work *work)
 	struct kvh_controller *c = change->controller;
 	int err = -ECANCELED;
 
+	if (!c->stopping && change->kind == KVH_CHANGE_ADD)
+		change_wait(c, change); /* for its turn, in the tick that follows */
 	if (!c->stopping)
-		err = change->kind == KVH_CHANGE_ADD ? add_start(c, change)
-						     : drain_start(c, change);
+		err = change->kind == KVH_CHANGE_ADD ? 0 : drain_start(c, change);
 	if (err != 0)
 		change->ended(change, err);
 }
@@ -300,7 +330,7 @@ void kvh_change_cancel(struct kvh_change *change)
 
 	while (*at != NULL && *at != change)
 		at = &(*at)->next;
-	if (*at == NULL)
+	if (*at == NULL || (change->kind == KVH_CHANGE_ADD && !change->controller->stopping))
 		return; /* opening or closing: it ends by itself */
 	*at = change->next;
 	change->ended(change, -ECANCELED);
