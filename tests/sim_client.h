@@ -226,7 +226,9 @@ class Client : public Judge
 			const size_t at = world_.rng().below(held_.size());
 
 			ids.push_back(held_[at].id);
-			if (held_[at].touched && truth_.in_l1(held_[at].key))
+			if (held_[at].touched &&
+			    held_[at].got == keys_[held_[at].key].epoch() &&
+			    truth_.policy != "buffer-only" && truth_.in_l1(held_[at].key))
 				touched.push_back(held_[at].key);
 			want.push_back(0);
 			unhold(ids.back());
