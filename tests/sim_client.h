@@ -96,7 +96,7 @@ class Client : public Judge
 				drop(lease.id); /* stale once the job has ended */
 	}
 	void prefetch(const Space &space, uint32_t prompt, uint32_t chunks, uint32_t flags,
-		      uint64_t deadline_ns)
+		      uint64_t deadline_ns, uint64_t lease_ns = 0)
 	{
 		const std::vector<kvh_hash> hashes = hashes_of(space, prompt, chunks);
 		const kvh_prefix prefix = prefix_of(space, hashes);
@@ -116,6 +116,7 @@ class Client : public Judge
 		kvh_prefetch_opts_init(&opts, sizeof(opts));
 		opts.flags = flags;
 		opts.deadline_ns = deadline_ns;
+		opts.lease_ns = job.lease_ns = lease_ns;
 		opts.user_data = reinterpret_cast<uintptr_t>(&job);
 		began(job,
 		      kvh_prefetch(queue_, &prefix, &opts,
@@ -123,16 +124,21 @@ class Client : public Judge
 				   &job.id));
 	}
 	/* Chunks usable. */
-	uint32_t lookup(const Space &space, uint32_t prompt, uint32_t chunks, bool lease)
+	uint32_t lookup(const Space &space, uint32_t prompt, uint32_t chunks, bool lease,
+			uint64_t lease_ns = 0)
 	{
 		const std::vector<kvh_hash> hashes = hashes_of(space, prompt, chunks);
 		const kvh_prefix prefix = prefix_of(space, hashes);
 		std::vector<kvh_lease_t> leases(KVH_ENTRIES(&prefix), 77);
 		std::vector<uint8_t> where(KVH_ENTRIES(&prefix), 77);
 		uint32_t usable = 77;
-		const int err = kvh_lookup(queue_, &prefix, lease ? KVH_LOOKUP_LEASE : 0,
-					   where.data(), lease ? leases.data() : nullptr,
-					   &usable);
+		const uint64_t began_ns = world_.now();
+		const int err = lease_ns != 0
+					? kvh_lookup_lease(queue_, &prefix, lease_ns,
+							   where.data(), leases.data(), &usable)
+					: kvh_lookup(queue_, &prefix,
+						     lease ? KVH_LOOKUP_LEASE : 0, where.data(),
+						     lease ? leases.data() : nullptr, &usable);
 
 		world_.note("lookup %s %u:%u%s is %d, %u usable", space.name.c_str(), prompt,
 			    chunks, lease ? " with leases" : "", err, usable);
@@ -150,7 +156,8 @@ class Client : public Judge
 		if (!lease && usable != would)
 			violation("lookup: %u usable, of what it found are %u", usable, would);
 		if (lease)
-			take_leases(space, prompt, chunks, usable, leases, nullptr);
+			take_leases(space, prompt, chunks, usable, leases, nullptr,
+				    until(lease_ns, began_ns));
 		return usable;
 	}
 	void erase(const std::vector<kvh_key> &keys)
@@ -194,6 +201,63 @@ class Client : public Judge
 				lease.touched |= want[i] == 0 && memcmp(&keys[i], &lease.key,
 									sizeof(keys[i])) == 0;
 	}
+	void space_erase(const Space &space)
+	{
+		Job &job = make(Kind::SPACE_ERASE, nullptr, 0);
+		const int err = kvh_space_erase(queue_, space.id,
+						reinterpret_cast<uintptr_t>(&job), &job.id);
+
+		truth_.erased++;
+		for (auto &[key, state] : keys_)
+			if (err == 0 && key.space == space.id) {
+				job.keys.push_back(key);
+				job.epochs.push_back(state.erase());
+			}
+		began(job, err);
+	}
+	void l2_add(const std::string &name, const std::string &spec)
+	{
+		Job &job = make(Kind::L2_ADD, nullptr, 0);
+
+		job.adapter = name;
+		if (began(job, kvh_l2_add(queue_, spec.c_str(),
+					  reinterpret_cast<uintptr_t>(&job), &job.id)))
+			truth_.steady = false;
+	}
+	/* Drains, or with a time removes. */
+	void l2_change(Adapter &adapter, const uint64_t *drain_ns)
+	{
+		Job &job = make(drain_ns != nullptr ? Kind::L2_REMOVE : Kind::L2_DRAIN, nullptr,
+				0);
+		const auto data = reinterpret_cast<uintptr_t>(&job);
+
+		job.adapter = adapter.name;
+		job.contested = adapter.changes > 0 || adapter.leaving;
+		if (!began(job, drain_ns != nullptr
+					? kvh_l2_remove(queue_, adapter.index, *drain_ns, data,
+							&job.id)
+					: kvh_l2_drain(queue_, adapter.index, data, &job.id)))
+			return;
+		adapter.changes++;
+		adapter.draining = true;
+		adapter.leaving |= drain_ns != nullptr;
+		truth_.steady = false;
+	}
+	/* Whether it has asked for a change of adapters that has not ended. */
+	bool changes() const
+	{
+		return std::any_of(jobs_.begin(), jobs_.end(),
+				   [](const Job &j) { return j.kind >= Kind::L2_ADD; });
+	}
+	/* Lets go of leases that end by themselves. */
+	void leave_timed()
+	{
+		for (size_t i = 0; i < held_.size();)
+			if (held_[i].until_ns != UINT64_MAX)
+				drop(held_[i].id);
+			else
+				i++;
+	}
 	void unregister(Pool &pool)
 	{
 		Job &job = make(Kind::UNREGISTER, &pool, 0);
@@ -221,6 +285,7 @@ class Client : public Judge
 		std::vector<kvh_lease_t> ids;
 		std::vector<int32_t> want, status;
 		std::vector<kvh_key> touched;
+		std::vector<uint64_t> until;
 
 		for (uint32_t i = 0; i < n && !held_.empty(); i++) {
 			const size_t at = world_.rng().below(held_.size());
@@ -231,6 +296,7 @@ class Client : public Judge
 			    truth_.policy != "buffer-only" && truth_.in_l1(held_[at].key))
 				touched.push_back(held_[at].key);
 			want.push_back(0);
+			until.push_back(held_[at].until_ns);
 			unhold(ids.back());
 		}
 		if (late && !ids.empty() && world_.rng().one_in(2)) {
@@ -243,6 +309,9 @@ class Client : public Judge
 		status.assign(ids.size(), 77);
 		const int err = kvh_release(engine_, ids.data(), ids.size(), status.data());
 		world_.note("release of %zu is %d", ids.size(), err);
+		for (size_t i = 0; i < until.size(); i++)
+			if (until[i] <= world_.now() && status[i] == -ESTALE)
+				want[i] = -ESTALE; /* it has ended by itself */
 		const bool all = std::find(want.begin(), want.end(), -ESTALE) == want.end();
 		if (err != (all ? 0 : -ESTALE) || status != want)
 			violation("release of %zu leases, %s: %d", ids.size(),
@@ -275,7 +344,7 @@ class Client : public Judge
 		queue_ = nullptr;
 		counts_.exact &= jobs_.empty();
 		for (Job &job : jobs_) {
-			if (job.kind == Kind::ERASE)
+			if (job.kind == Kind::ERASE || job.kind == Kind::SPACE_ERASE)
 				for (size_t i = 0; i < job.keys.size(); i++)
 					keys_[job.keys[i]].erase_ended(job.epochs[i], false);
 			if (job.kind == Kind::FLUSH) {
@@ -317,6 +386,7 @@ class Client : public Judge
 		jobs_.back().pool = pool;
 		jobs_.back().flags = flags;
 		jobs_.back().began = ++truth_.moment;
+		jobs_.back().began_ns = world_.now();
 		return jobs_.back();
 	}
 	void forget(Job &job)
@@ -331,11 +401,27 @@ class Client : public Judge
 				page = KVH_PAGE_NONE;
 			}
 	}
+	/* Those of the load that have ended by themselves. */
+	bool lost_leases(const Job &job)
+	{
+		bool lost = false;
+
+		for (size_t i = 0; i < job.leases.size(); i++) {
+			if (job.status[i] != -ESTALE)
+				continue;
+			if (!may_be_over(job.leases[i]))
+				violation("a lease that was held is not");
+			unhold(job.leases[i].id);
+			lost = true;
+		}
+		return lost;
+	}
 	/* The call's result; whether there is a job. */
 	bool began(Job &job, int err)
 	{
-		static const char *const names[] = {"store", "prefetch",   "load",
-						    "erase", "unregister", "flush"};
+		static const char *const names[] = {
+			"store", "prefetch",    "load",   "erase",    "unregister",
+			"flush", "space erase", "l2_add", "l2_drain", "l2_remove"};
 
 		world_.note("%s of %zu is %d, job %llu", names[static_cast<int>(job.kind)],
 			    job.keys.size(), err, ull(err == 0 ? job.id : 0));
@@ -355,6 +441,7 @@ class Client : public Judge
 		const bool gone_pool = job.pool != nullptr && !job.pool->open;
 		const bool allowed = (err == -EAGAIN && full) ||
 				     (err == -ENOENT && gone_pool) ||
+				     (err == -ESTALE && lost_leases(job)) ||
 				     (err == -ENOMEM && weather_.memory_fails) ||
 				     ((err == -ENODEV || err == -ENOMEM || err == -EIO) &&
 				      weather_.device_fails && job.pool != nullptr);

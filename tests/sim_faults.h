@@ -33,6 +33,8 @@ class Faults : protected Stage
 			truth_.adapters.begin(),
 			static_cast<ptrdiff_t>(rng_.below(truth_.adapters.size())));
 		kvh_fault *fault = find_fault(adapter);
+		if (fault == nullptr)
+			return;
 		if (rng_.one_in(3)) {
 			world_.note("adapters go on");
 			kvh_fault_release(fault);
@@ -61,11 +63,12 @@ class Faults : protected Stage
 			violation("script %s", script.c_str());
 		guards().fail_alloc_in = fail_in;
 	}
+	/* NULL: it is being closed. */
 	static kvh_fault *find_fault(const Adapter &adapter)
 	{
 		kvh_fault *fault = kvh_fault_find(adapter.name.c_str());
 
-		if (fault == nullptr)
+		if (fault == nullptr && !adapter.leaving)
 			violation("no adapter %s", adapter.name.c_str());
 		return fault;
 	}
@@ -119,6 +122,8 @@ class Faults : protected Stage
 			kvh_fault *fault = find_fault(adapter);
 			kvh_fault_stats stats;
 
+			if (fault == nullptr)
+				continue;
 			kvh_fault_read_stats(fault, &stats);
 			if (stats.held > 0)
 				kvh_fault_release(fault);
@@ -131,6 +136,8 @@ class Faults : protected Stage
 		for (const Adapter &adapter : truth_.adapters) {
 			kvh_fault *fault = find_fault(adapter);
 
+			if (fault == nullptr)
+				continue;
 			set_script(fault, "");
 			kvh_fault_release(fault);
 		}

@@ -11,7 +11,9 @@
 #define KVH_TESTS_SIM_GUARDS_H
 
 #include "cuda/device.h"
-#include "host/l1.h"
+#include "host/controller.h"
+#include "host/l1_space.h"
+#include "host/option.h"
 #include "host/queue.h"
 #include "sim_world.h"
 
@@ -34,6 +36,12 @@ enum Mutant {
 	LOST_KICK,      /* the mover is not woken for a new move */
 	EARLY_FLUSH,    /* a flush waits for nothing */
 	QUIET_FLUSH,    /* a flush is not told that a store failed */
+	LOST_SET,       /* L2's bounds are changed, and nobody tells the controller */
+	LOOSE_SET,      /* what an option cannot be is taken for 0 */
+	DRAIN_STORES,   /* an adapter that drains is given stores all the same */
+	NO_SPACE_ERASE, /* what L1 has of a space stays when that is erased */
+	NO_EXPIRY,      /* leases do not end by themselves */
+	NO_QUOTA,       /* a space may have more of L1 than its hard limit */
 	NO_TOUCH,       /* a touch says that it did, and does nothing */
 	MUTANTS
 };
@@ -44,7 +52,8 @@ inline const char *mutant_name(int mutant)
 		"none",           "no-verify",   "early-publish", "no-retry-hold",
 		"no-fetch-erase", "leaked-hold", "leaked-frame",  "leaked-leases",
 		"lost-end",       "lost-kick",   "early-flush",   "quiet-flush",
-		"no-touch"};
+		"lost-set",       "loose-set",   "drain-stores",  "no-space-erase",
+		"no-expiry",      "no-quota",    "no-touch"};
 
 	return names[mutant];
 }
@@ -57,12 +66,14 @@ struct Guards {
 	uint64_t fail_inside_one_in = 0;
 	uint64_t failed = 0; /* of all these */
 	uint64_t n = 0;
-	uint64_t locked = 0; /* L1 tells of a key under its shard's lock */
+	uint32_t adapters = 0; /* that were ever given stores, a bit each */
+	uint64_t locked = 0;   /* L1 tells of a key under its shard's lock */
 	Rng rng{0};
 
 	void reset(uint64_t seed)
 	{
 		fail_alloc_in = fail_inside_one_in = n = 0;
+		adapters = 0;
 		rng = Rng(seed);
 	}
 	bool alloc_fails()
@@ -273,6 +284,49 @@ KVH_WRAP(uint32_t, kvh_l1_touch,
 		found += is == 1;
 	}
 	return found;
+}
+KVH_WRAP(int, kvh_controller_set_bounds,
+	 (struct kvh_controller * c, const struct kvh_controller_bounds *bounds))
+{
+	return sim::guards().out(sim::LOST_SET) ? 0
+						: __real_kvh_controller_set_bounds(c, bounds);
+}
+KVH_WRAP(int, kvh_option_parse,
+	 (const struct kvh_option *option, const char *text, struct kvh_option_value *value,
+	  struct kvh_why *why))
+{
+	const int err = __real_kvh_option_parse(option, text, value, why);
+
+	return sim::guards().out(sim::LOOSE_SET) ? 0 : err;
+}
+KVH_WRAP(uint32_t, kvh_policy_targets,
+	 (const struct kvh_policy_use *use, const struct kvh_policy_chunk *chunk,
+	  uint32_t adapters, kvh_counter *wrong))
+{
+	sim::guards().adapters |= adapters;
+	if (sim::guards().out(sim::DRAIN_STORES))
+		adapters = sim::guards().adapters;
+	return __real_kvh_policy_targets(use, chunk, adapters, wrong);
+}
+KVH_WRAP(uint64_t, kvh_l1_erase_space, (struct kvh_l1 * l1, kvh_space_t space))
+{
+	return sim::guards().out(sim::NO_SPACE_ERASE) ? 0
+						      : __real_kvh_l1_erase_space(l1, space);
+}
+KVH_WRAP(uint64_t, kvh_l1_expire, (struct kvh_l1 * l1, uint64_t now_ns))
+{
+	return sim::guards().out(sim::NO_EXPIRY) ? UINT64_MAX
+						 : __real_kvh_l1_expire(l1, now_ns);
+}
+KVH_WRAP(uint32_t, kvh_space_charge,
+	 (struct kvh_spaces * spaces, uint32_t number, uint64_t bytes, uint32_t n))
+{
+	const uint32_t got = __real_kvh_space_charge(spaces, number, bytes, n);
+
+	if (!sim::guards().out(sim::NO_QUOTA))
+		return got;
+	spaces->space[number].used += (n - got) * bytes;
+	return n;
 }
 KVH_WRAP(void, kvh_mover_kick, (struct kvh_mover * mover))
 {

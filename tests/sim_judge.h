@@ -76,6 +76,16 @@ class Judge
 			job.pool->give(job.keys[i].group, real);
 		}
 	}
+	uint64_t until(uint64_t lease_ns, uint64_t from_ns) const
+	{
+		const uint64_t ns = lease_ns != 0 ? lease_ns : truth_.lease_ns;
+
+		return ns != 0 ? from_ns + ns : UINT64_MAX;
+	}
+	bool may_be_over(const Lease &lease) const
+	{
+		return lease.until_ns <= world_.now();
+	}
 	void unhold(kvh_lease_t id)
 	{
 		stale_.push_back(id);
@@ -92,7 +102,7 @@ class Judge
 
 	uint32_t take_leases(const Space &space, uint32_t prompt, uint32_t chunks,
 			     uint32_t usable, const std::vector<kvh_lease_t> &leases,
-			     const std::vector<uint32_t> *asked)
+			     const std::vector<uint32_t> *asked, uint64_t until_ns)
 	{
 		uint32_t n = 0;
 
@@ -109,10 +119,14 @@ class Judge
 					  r, usable, needed ? "no lease" : "a lease");
 			if (!needed)
 				return;
-			world_.say("  lease of " + name_of(key));
+			world_.say("  lease of " + name_of(key) +
+				   (until_ns != UINT64_MAX
+					    ? " until " + std::to_string(until_ns)
+					    : "") +
+				   " #" + std::to_string(leases[e]));
 			held_.push_back({leases[e], key, &space,
 					 asked != nullptr ? (*asked)[e] : state.epoch(),
-					 state.epoch(), false});
+					 state.epoch(), false, until_ns});
 			n++;
 		});
 		return n;
@@ -163,6 +177,10 @@ class Judge
 				violation("unregister: %d", e.status);
 			break;
 		case Kind::FLUSH: flush_ended(*it, e); break;
+		case Kind::SPACE_ERASE: space_erase_ended(*it, e); break;
+		case Kind::L2_ADD: add_ended(*it, e); break;
+		case Kind::L2_DRAIN:
+		case Kind::L2_REMOVE: change_ended(*it, e); break;
 		}
 		free_pages(*it);
 		if (it->pool != nullptr)
@@ -229,6 +247,8 @@ class Judge
 				if (!job.cancelled && !erased && job.pool->open)
 					violation("a store that nobody cancelled");
 			} else if (status != -ENOMEM &&
+				   !(status == -EDQUOT && weather_.limited) &&
+				   !(status == -EAGAIN && weather_.demotes) &&
 				   !(status == -EIO && !weather_.sound())) {
 				violation("store: chunk %zu: %d", i, status);
 			}
@@ -298,13 +318,14 @@ class Judge
 		if ((job.flags & KVH_PREFETCH_WARM) != 0)
 			return; /* leases nothing */
 		const uint32_t n = take_leases(*job.space, job.prompt, job.chunks, e.usable,
-					       job.got, &job.asked);
+					       job.got, &job.asked,
+					       until(job.lease_ns, job.began_ns));
 		if (n != e.n_ok)
 			violation("prefetch: %u ok, %u leases", e.n_ok, n);
 	}
 	void flush_ended(const Job &job, const kvh_event &e)
 	{
-		const bool may_fail = !weather_.calm() || !truth_.roomy ||
+		const bool may_fail = !weather_.calm() || !truth_.roomy || !truth_.steady ||
 				      !truth_.queue_roomy || truth_.timed_out();
 
 		truth_.flushes--;
@@ -318,13 +339,62 @@ class Judge
 		else if (truth_.flushes == 0) /* else another one is to be told */
 			truth_.check_flushed(job.began);
 	}
+	void space_erase_ended(const Job &job, const kvh_event &e)
+	{
+		if (e.status != 0 && !(e.status == -ECANCELED && job.cancelled) &&
+		    weather_.calm() && truth_.steady && !truth_.timed_out())
+			violation("erase of a space: %d", e.status);
+		for (size_t i = 0; i < job.keys.size(); i++)
+			keys_[job.keys[i]].erase_ended(job.epochs[i], e.status == 0);
+	}
+	void add_ended(const Job &job, const kvh_event &e)
+	{
+		if (e.status != 0 && !(e.status == -ENOMEM && weather_.memory_fails))
+			violation("l2_add: %d", e.status);
+		if (e.status != 0)
+			return;
+		for (const Adapter &adapter : truth_.adapters)
+			if (adapter.index == e.usable && !adapter.leaving)
+				violation("%s has the index of %s", job.adapter.c_str(),
+					  adapter.name.c_str());
+		truth_.adapters.emplace_back();
+		truth_.adapters.back().name = job.adapter;
+		truth_.adapters.back().index = e.usable;
+		truth_.adapters.back().since = truth_.moment;
+	}
+	void change_ended(const Job &job, const kvh_event &e)
+	{
+		Adapter *adapter = truth_.find(job.adapter);
+		const bool removes = job.kind == Kind::L2_REMOVE;
+		const bool allowed =
+			e.status == 0 || (e.status == -ECANCELED && job.cancelled) ||
+			((e.status == -EBUSY || e.status == -ENOENT) && job.contested) ||
+			(removes && ((e.status == -ETIMEDOUT && weather_.adapters_fail) ||
+				     (e.status == -EAGAIN && weather_.memory_fails)));
+
+		if (!allowed)
+			violation("%s of an adapter: %d", removes ? "remove" : "drain",
+				  e.status);
+		truth_.stuck |= e.status == -ETIMEDOUT;
+		if (adapter == nullptr)
+			return; /* it was removed by another */
+		adapter->changes--;
+		if (e.status == 0 && removes) {
+			if (kvh_fault_find(job.adapter.c_str()) != nullptr)
+				violation("%s was removed, and is open", job.adapter.c_str());
+			truth_.adapters.remove_if(
+				[&job](const Adapter &a) { return a.name == job.adapter; });
+		} else if (e.status == 0 && adapter->drained_puts == UINT64_MAX) {
+			adapter->drained_puts = truth_.puts_of(*adapter);
+		}
+	}
 	void erase_ended(Job &job, const kvh_event &e)
 	{
 		check_sums(job, e, true);
 		for (size_t i = 0; i < job.keys.size(); i++) {
 			const bool well = job.status[i] == 0 || job.status[i] == -ENOENT;
 
-			if (!well && !job.cancelled && weather_.calm())
+			if (!well && !job.cancelled && weather_.calm() && truth_.steady)
 				violation("erase: %d", job.status[i]);
 			keys_[job.keys[i]].erase_ended(job.epochs[i], well);
 		}

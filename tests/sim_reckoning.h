@@ -6,30 +6,36 @@
 #ifndef KVH_TESTS_SIM_RECKONING_H
 #define KVH_TESTS_SIM_RECKONING_H
 
-#include "sim_faults.h"
+#include "sim_changes.h"
 
 namespace sim
 {
 
-class Reckoning : protected Faults
+class Reckoning : protected Changes
 {
       protected:
-	using Faults::Faults;
+	using Changes::Changes;
 
 	void reckon()
 	{
 		world_.note("the reckoning");
 		heal();
 		finish_jobs();
-		if (calm())
+		if (calm() && truth_.steady && truth_.lease_ns == 0)
 			nothing_is_missed();
-		for (auto &c : clients_)
+		for (auto &c : clients_) {
+			if (truth_.lease_ns == 0)
+				c->leave_timed();
 			c->release(1u << 20, false);
+		}
 		quiet();
 		check_counts();
+		check_parts();
+		check_limits();
+		truth_.check_drained();
 		for (auto &p : pools_)
 			p->check_all();
-		if (rng_.one_in(2))
+		if (rng_.one_in(2) && !truth_.stuck)
 			nothing_is_kept();
 		weather_.adapters_fail = false; /* all was given back */
 		stop(0);
@@ -68,7 +74,7 @@ class Reckoning : protected Faults
 				ull(st.store_waiting), ull(st.l1_doomed), ull(st.jobs),
 				ull(st.l2_quarantined), ull(inflight()));
 		kvh_l1_stats(engine_->l1, &l1);
-		if (l1.leases != 0 || l1.holds != 0 || st.l1_leases != 0)
+		if (l1.leases != 0 || st.l1_leases != 0 || (l1.holds != 0 && !truth_.stuck))
 			violation("%llu leases and %llu holds of nobody", ull(l1.leases),
 				  ull(l1.holds));
 		if (!kvh_l1_check(engine_->l1))
@@ -79,8 +85,10 @@ class Reckoning : protected Faults
 		const kvh_status st = truth_.status();
 
 		release_held();
-		return st.store_waiting == 0 && st.l1_doomed == 0 && st.jobs == 0 &&
-		       st.l2_quarantined == 0 && inflight() == 0;
+		return st.store_waiting == 0 && st.jobs == 0 &&
+		       (st.l1_leases == 0 || !kvh_l1_timed(engine_->l1)) &&
+		       (truth_.stuck ||
+			(st.l1_doomed == 0 && st.l2_quarantined == 0 && inflight() == 0));
 	}
 	/* Requests that adapters have, or are to get. */
 	uint64_t inflight()
@@ -140,7 +148,11 @@ class Reckoning : protected Faults
 	/* All frames can be evicted, and then there is nothing. */
 	void nothing_is_kept()
 	{
-		(void)kvh_l1_evict(engine_->l1, 0);
+		lift_limits(); /* pinned ones */
+		(void)world_.until([&] {
+			(void)kvh_l1_evict(engine_->l1, 0);
+			return truth_.status().l1_frames == 0;
+		});
 		const kvh_status st = truth_.status();
 
 		if (st.l1_used_bytes != 0 || st.l1_frames != 0)

@@ -31,6 +31,8 @@ class Schedule : private Reckoning
 		for (uint64_t i = 0; i < plan_.ops; i++) {
 			operation();
 			world_.run(rng_.below(pace_));
+			check_limits();
+			truth_.check_drained();
 		}
 		reckon();
 		result.hash = world_.hash();
@@ -90,16 +92,23 @@ class Schedule : private Reckoning
 
 		client().prefetch(s, static_cast<uint32_t>(rng_.below(s.prompts)),
 				  1 + static_cast<uint32_t>(rng_.below(s.chunks)),
-				  static_cast<uint32_t>(rng_.below(rng_.one_in(3) ? 8 : 2)),
-				  deadlines[rng_.below(7)]);
+				  static_cast<uint32_t>(rng_.below(rng_.one_in(2) ? 8 : 2)),
+				  deadlines[rng_.below(7)], draw_lease());
+	}
+	uint64_t draw_lease()
+	{
+		static const uint64_t leases[] = {1, 5 * MS, 300 * MS, 4000 * MS};
+
+		return rng_.one_in(4) ? leases[rng_.below(4)] : 0;
 	}
 	void lookup()
 	{
 		const Space &s = space();
+		const bool lease = rng_.one_in(2);
 
 		(void)client().lookup(s, static_cast<uint32_t>(rng_.below(s.prompts)),
-				      1 + static_cast<uint32_t>(rng_.below(s.chunks)),
-				      rng_.one_in(2));
+				      1 + static_cast<uint32_t>(rng_.below(s.chunks)), lease,
+				      lease ? draw_lease() : 0);
 	}
 	void load()
 	{
@@ -135,11 +144,16 @@ class Schedule : private Reckoning
 		if (keys.empty() || rng_.one_in(2))
 			keys = some_keys(s, static_cast<uint32_t>(rng_.below(s.ranks)));
 		c.touch(keys);
+		if (rng_.one_in(2))
+			c.release(16, false);
 	}
 	/* With nothing else under way: then it has to tell of each store that failed since
 	 * the flush before. */
 	void flush_alone()
 	{
+		for (const auto &c : clients_)
+			if (c->changes())
+				return; /* a drain may wait for an adapter that is dead */
 		finish_jobs();
 		client().flush();
 		finish_jobs();
@@ -154,6 +168,8 @@ class Schedule : private Reckoning
 	{
 		const size_t at = rng_.below(clients_.size());
 
+		if (clients_[at]->changes())
+			return;                 /* nobody would know what became of them */
 		kvh_host_release(engine_->dev); /* it waits for what is on the device */
 		clients_[at]->die();
 		for (const kvh_lease_t id : clients_[at]->stale())
@@ -213,7 +229,7 @@ class Schedule : private Reckoning
 	}
 	void rarely()
 	{
-		switch (rng_.below(19)) {
+		switch (rng_.below(28)) {
 		case 0: die(); break;
 		case 1: unregister(); break;
 		case 2: release_orphan(); break;
@@ -234,6 +250,18 @@ class Schedule : private Reckoning
 		case 11:
 		case 12: client().flush(); break;
 		case 13: flush_alone(); break;
+		case 17:
+		case 18:
+		case 19: set_option(); break;
+		case 20:
+		case 21:
+			if (!calm())
+				limit();
+			break;
+		case 22:
+		case 23:
+		case 24: change_adapters(client()); break;
+		case 25: client().space_erase(space()); break;
 		case 14:
 		case 15:
 		case 16: touch(); break;

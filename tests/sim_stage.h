@@ -54,6 +54,7 @@ class Stage
 		stormy_adapters_ = w >= 2;
 		stormy_device_ = w == 6 || w == 7;
 		stormy_memory_ = w == 5 || w == 7 || plan_.completions_fail;
+		changing_ = rng_.one_in(3);
 		roomy_ = w < 2 || rng_.one_in(3);
 	}
 	void draw_spaces()
@@ -85,12 +86,14 @@ class Stage
 
 	/* ---- the engine ---- */
 
-	/* A fault adapter over memory, of a name that was never used before. */
+	/* A fault adapter over memory, of a name that was never used before: those of engines
+	 * that could not be freed are open still. */
 	std::string new_spec(Adapter *adapter)
 	{
 		static const char *const depths[] = {"4", "16", "64", "256"};
 
-		adapter->name = "sim" + std::to_string(n_names_++);
+		adapter->name = "sim" + std::to_string(plan_.seed) + "-" +
+				std::to_string(n_names_++);
 		return "fault:" + adapter->name +
 		       ",seed=" + std::to_string(1 + rng_.below(1000)) +
 		       ",next=mem:size=" + l2_size() + ",depth=" + depths[rng_.below(4)];
@@ -101,7 +104,6 @@ class Stage
 		std::vector<const char *> l2;
 		kvh_engine_opts o;
 
-		n_names_ = 0;
 		for (auto &spec : specs) {
 			truth_.adapters.emplace_back();
 			truth_.adapters.back().index = static_cast<uint32_t>(l2.size());
@@ -120,8 +122,10 @@ class Stage
 			weather_.memory_fails = true;
 			guards().fail_inside_one_in = 10;
 		}
-		for (Space &space : spaces_)
+		for (Space &space : spaces_) {
 			space.open(engine_);
+			space.l1_hard = 0;
+		}
 		for (uint64_t n = 1 + rng_.below(3); n > 0; n--)
 			new_client();
 		for (const Space &space : spaces_)
@@ -146,16 +150,19 @@ class Stage
 	}
 	void draw_l2(kvh_engine_opts *o)
 	{
+		static const uint64_t leases[] = {0, 0, 100 * MS, 3000 * MS};
 		static const char *const policies[] = {
-			"default",    "default",      "default",         "buffer-only",
-			"second-use", "whole-prefix", "deferred-windows"};
+			"default",    "default",      "default",          "buffer-only",
+			"second-use", "whole-prefix", "deferred-windows", "write-back"};
 
-		o->policy = policies[calm() || o->n_l2 == 0 ? 0 : rng_.below(7)];
+		o->policy = policies[calm() || o->n_l2 == 0 ? 0 : rng_.below(8)];
+		o->l1_lease_ns = truth_.lease_ns = leases[rng_.below(4)];
 		o->l2_deadline_ns = (100 + rng_.below(3000)) * MS;
 		o->l2_retries = static_cast<uint32_t>(rng_.below(4));
 		o->l2_queue_bytes = calm() || rng_.one_in(3) ? 256 * MIB : 0;
 		o->l2_breaker = rng_.one_in(2) ? 0 : 1 + static_cast<uint32_t>(rng_.below(4));
 		truth_.policy = o->policy;
+		weather_.demotes |= truth_.policy == "write-back";
 		truth_.roomy = roomy_;
 		truth_.queue_roomy = o->l2_queue_bytes != 0;
 	}
@@ -182,6 +189,7 @@ class Stage
 		if (err != 0)
 			violation("engine_open: %d, %zu threads", err, world_.threads());
 		truth_.engine = engine_;
+		guards().adapters = 0;
 	}
 	bool calm() const
 	{
@@ -231,13 +239,14 @@ class Stage
 	Rng rng_;
 	uint64_t pace_ = 1; /* rounds between operations, below it */
 	bool stormy_adapters_ = false, stormy_device_ = false, stormy_memory_ = false;
-	bool roomy_ = false; /* L1 and L2 hold all there is */
+	bool roomy_ = false;    /* L1 and L2 hold all there is */
+	bool changing_ = false; /* adapters come and go */
 	Truth truth_;
 	Weather &weather_ = truth_.weather;
 	uint64_t loaded_ = 0; /* by all engines */
 	std::vector<Space> spaces_;
 	kvh_engine *engine_ = nullptr;
-	uint32_t n_names_ = 0; /* of adapters of this engine */
+	uint32_t n_names_ = 0; /* of adapters */
 	size_t abandoned_ = 0; /* threads of engines that could not be freed */
 	std::vector<std::unique_ptr<Pool>> pools_;
 	std::vector<std::unique_ptr<Client>> clients_;

@@ -137,21 +137,23 @@ TEST_P(SimMutant, IsFoundAndItsSeedFindsItAgain)
 		<< "it is the guard that makes the difference";
 }
 
-INSTANTIATE_TEST_SUITE_P(Guards, SimMutant,
-			 testing::Values(Mutant{"no-verify", 2000},
-					 Mutant{"early-publish", 200},
-					 Mutant{"no-retry-hold", 4000},
-					 Mutant{"leaked-hold", 200},
-					 Mutant{"leaked-frame", 200},
-					 Mutant{"leaked-leases", 200}, Mutant{"lost-end", 200},
-					 Mutant{"lost-kick", 200}, Mutant{"early-flush", 400},
-					 Mutant{"quiet-flush", 4000}, Mutant{"no-touch", 400}),
-			 [](const auto &p) {
-				 std::string name = p.param.name;
+INSTANTIATE_TEST_SUITE_P(
+	Guards, SimMutant,
+	testing::Values(Mutant{"no-verify", 2000}, Mutant{"early-publish", 200},
+			Mutant{"no-retry-hold", 4000}, Mutant{"leaked-hold", 200},
+			Mutant{"leaked-frame", 200}, Mutant{"leaked-leases", 200},
+			Mutant{"lost-end", 200}, Mutant{"lost-kick", 200},
+			Mutant{"early-flush", 400}, Mutant{"quiet-flush", 4000},
+			Mutant{"no-touch", 2000}, Mutant{"lost-set", 200},
+			Mutant{"loose-set", 200}, Mutant{"drain-stores", 400},
+			Mutant{"no-space-erase", 200}, Mutant{"no-expiry", 400},
+			Mutant{"no-quota", 400}),
+	[](const auto &p) {
+		std::string name = p.param.name;
 
-				 for (char &c : name)
-					 c = c == '-' ? '_' : c;
-				 return name;
-			 });
+		for (char &c : name)
+			c = c == '-' ? '_' : c;
+		return name;
+	});
 
 } // namespace

@@ -10,6 +10,7 @@
 
 #include "host/adapter.h"
 #include "host/engine.h"
+#include "l2/fault.h"
 #include "sim_job.h"
 
 #include <list>
@@ -22,6 +23,10 @@ struct Adapter {
 	uint32_t index = 0;
 	bool trusted = true; /* nothing was made to fail in it */
 	uint64_t since = 0;  /* gets what is stored by calls from this moment on */
+	bool draining = false, leaving = false;
+	uint32_t changes = 0; /* jobs that drain or remove it */
+	/* PUTs that it had been given when it had drained; UINT64_MAX: it has not */
+	uint64_t drained_puts = UINT64_MAX;
 };
 
 struct Truth {
@@ -32,7 +37,9 @@ struct Truth {
 	std::list<Adapter> adapters;
 	bool roomy = false;       /* L1 and L2 hold all there is */
 	bool queue_roomy = false; /* an adapter's queue, too */
-	bool steady = true;       /* policy and watermarks are those of the beginning */
+	bool stuck = false;       /* an adapter would not close, and keeps buffers */
+	bool steady = true;       /* no adapter came, went or was drained */
+	uint64_t lease_ns = 0; /* how long leases last of which nothing is said; 0: for ever */
 	std::string policy;
 	uint64_t moment = 0;
 	uint64_t policy_since = 0; /* the moment of the last change */
@@ -80,6 +87,29 @@ struct Truth {
 		kvh_l1_find(engine->l1, &key, 1, &found);
 		return found == 1;
 	}
+	Adapter *find(const std::string &name)
+	{
+		for (Adapter &adapter : adapters)
+			if (adapter.name == name)
+				return &adapter;
+		return nullptr;
+	}
+	/* Stores only: a breaker's trials are none. */
+	uint64_t puts_of(const Adapter &adapter) const
+	{
+		const kvh_l2_status st = status_of(adapter);
+
+		return st.puts + st.put_failed;
+	}
+	/* Who has drained is given no store any more. */
+	void check_drained() const
+	{
+		for (const Adapter &adapter : adapters)
+			if (adapter.drained_puts != UINT64_MAX && !adapter.leaving &&
+			    puts_of(adapter) != adapter.drained_puts)
+				violation("%s has drained, and was given a store",
+					  adapter.name.c_str());
+	}
 	bool timed_out() const
 	{
 		for (const Adapter &adapter : adapters)
@@ -98,7 +128,7 @@ struct Truth {
 	/* Whether a flush brings every such chunk to every adapter. */
 	bool goes_to_l2(const KeyState &state) const
 	{
-		if (policy == "default" || policy == "buffer-only")
+		if (policy == "default" || policy == "buffer-only" || policy == "write-back")
 			return true;
 		return (policy == "whole-prefix" || policy == "deferred-windows") &&
 		       state.kind == KVH_GROUP_FULL;
@@ -112,7 +142,7 @@ struct Truth {
 			if (state.stored_at > from && state.stored_end < began &&
 			    goes_to_l2(state))
 				for (const Adapter &adapter : adapters)
-					if (roomy && adapter.trusted &&
+					if (roomy && adapter.trusted && !adapter.draining &&
 					    adapter.since < state.stored_at &&
 					    !holds(adapter, key))
 						violation("%s was stored and flushed, and is "
@@ -126,6 +156,8 @@ struct Truth {
 		for (auto &key : keys)
 			key.second.forget();
 		adapters.clear();
+		steady = true;
+		stuck = false;
 		counts = Counts();
 		flushes = 0;
 	}

@@ -70,6 +70,8 @@ struct Space {
 	std::string name;
 	std::vector<Group> groups;
 	uint32_t ranks = 1, prompts = 0, chunks = 0; /* a prompt */
+	/* In L1: 0 is no limit. What it had when that was looked at last. */
+	uint64_t l1_hard = 0, l1_used = UINT64_MAX;
 
 	static constexpr uint32_t PAGE_TOKENS = 4, CHUNK_TOKENS = 8;
 
