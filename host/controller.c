@@ -17,29 +17,34 @@
 
 #define EVICT_SLICE (UINT64_C(256) << 20) /* bytes in one go, so that a round stays short */
 
-/* Looking for leases whose deadline has passed is not for each round, but a lease
- * that is taken now may end before all that were seen the last time. */
+/* Looking for leases whose deadline has passed is not for each round. */
 #define EXPIRE_SOONEST_NS (20 * KVH_NS_PER_MS)
-#define EXPIRE_LATEST_NS  (200 * KVH_NS_PER_MS)
+
+/* Lowers expire_ns; false: it was sooner. */
+static bool expire_by(struct kvh_controller *c, uint64_t ns)
+{
+	uint64_t at = __atomic_load_n(&c->expire_ns, __ATOMIC_SEQ_CST);
+
+	while (ns < at)
+		if (__atomic_compare_exchange_n(&c->expire_ns, &at, ns, false, __ATOMIC_SEQ_CST,
+						__ATOMIC_SEQ_CST))
+			return true;
+	return false;
+}
 
 static uint64_t expire_tick(struct kvh_controller *c, uint64_t now_ns)
 {
 	uint64_t next;
 
-	if (!kvh_l1_timed(c->opts.l1)) {
-		__atomic_store_n(&c->expire_armed, false, __ATOMIC_SEQ_CST);
-		if (!kvh_l1_timed(c->opts.l1)) /* one that is taken now wakes us */
-			return UINT64_MAX;
-	}
-	if (now_ns >= c->expire_ns) {
-		next = kvh_l1_expire(c->opts.l1, now_ns);
-		if (next < now_ns + EXPIRE_SOONEST_NS)
-			next = now_ns + EXPIRE_SOONEST_NS;
-		if (next > now_ns + EXPIRE_LATEST_NS)
-			next = now_ns + EXPIRE_LATEST_NS;
-		c->expire_ns = next;
-	}
-	return c->expire_ns;
+	if (now_ns < __atomic_load_n(&c->expire_ns, __ATOMIC_SEQ_CST))
+		return __atomic_load_n(&c->expire_ns, __ATOMIC_SEQ_CST);
+	/* Before looking: whoever takes one behind the look lowers it again. */
+	__atomic_store_n(&c->expire_ns, UINT64_MAX, __ATOMIC_SEQ_CST);
+	next = kvh_l1_timed(c->opts.l1) ? kvh_l1_expire(c->opts.l1, now_ns) : UINT64_MAX;
+	if (next < now_ns + EXPIRE_SOONEST_NS)
+		next = now_ns + EXPIRE_SOONEST_NS;
+	(void)expire_by(c, next);
+	return __atomic_load_n(&c->expire_ns, __ATOMIC_SEQ_CST);
 }
 
 static void expire_run(struct kvh_loop_work *work)
@@ -52,10 +57,9 @@ static void expire_run(struct kvh_loop_work *work)
 	__atomic_store_n(&c->expire_posted, false, __ATOMIC_SEQ_CST);
 }
 
-void kvh_controller_lease_timed(struct kvh_controller *c)
+void kvh_controller_lease_timed(struct kvh_controller *c, uint64_t deadline_ns)
 {
-	/* Armed again before it has run, it is posted still. */
-	if (!__atomic_exchange_n(&c->expire_armed, true, __ATOMIC_SEQ_CST) &&
+	if (expire_by(c, deadline_ns) &&
 	    !__atomic_exchange_n(&c->expire_posted, true, __ATOMIC_SEQ_CST))
 		kvh_loop_post(c->loop, &c->expire);
 }
@@ -330,6 +334,7 @@ static struct kvh_controller *controller_make(const struct kvh_controller_opts *
 	c->next_retry_ns = UINT64_MAX;
 	c->evict.run = evict_run;
 	c->expire.run = expire_run;
+	c->expire_ns = UINT64_MAX;
 	pthread_rwlock_init(&c->table, NULL);
 	if (c->opts.sweep_ns == 0)
 		c->opts.sweep_ns = 100 * KVH_NS_PER_MS;

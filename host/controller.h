@@ -195,8 +195,8 @@ void kvh_controller_limits_drop(struct kvh_limits *limits);
 
 /* ---- leases with a deadline ------------------------------------------- */
 
-/* Some were taken: the controller may be asleep. Any thread. */
-void kvh_controller_lease_timed(struct kvh_controller *c);
+/* Some were taken: the controller may be asleep beyond their deadline. Any thread. */
+void kvh_controller_lease_timed(struct kvh_controller *c, uint64_t deadline_ns);
 
 /* ---- hand over, pressure ---------------------------------------------- */
 

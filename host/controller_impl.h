@@ -77,10 +77,10 @@ struct kvh_controller {
 	struct clear_batch *clears; /* clear.c */
 	struct kvh_keyset erasing;  /* erase.c: keys of which a DELETE is out */
 
-	struct kvh_loop_work expire; /* any thread posts it, once while it is not armed */
-	bool expire_armed;           /* atomic: ticks look for leases with a deadline */
-	bool expire_posted;          /* atomic: it waits to be run */
-	uint64_t expire_ns; /* when leases are looked at next whose deadline has passed */
+	struct kvh_loop_work expire; /* any thread posts it, once at a time */
+	bool expire_posted;          /* atomic */
+	uint64_t expire_ns; /* atomic: not after the first deadline of a lease; then leases are
+			     * looked at */
 
 	struct kvh_loop_work evict; /* any thread posts it, once at a time */
 	bool evict_posted;          /* atomic */

@@ -149,7 +149,7 @@ static int lookup(struct lookup *l, uint8_t *where, kvh_lease_t *leases, uint32_
 	usable = leases != NULL ? lease_usable(l, found, found + l->n, leases)
 				: kvh_prefix_usable(l->prefix, l->space, found);
 	if (leases != NULL && l->deadline_ns != 0)
-		kvh_controller_lease_timed(l->engine->controller);
+		kvh_controller_lease_timed(l->engine->controller, l->deadline_ns);
 	if (usable_p != NULL)
 		*usable_p = usable;
 	free(found);

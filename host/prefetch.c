@@ -77,7 +77,7 @@ bool kvh_prefetch_from_l1(struct kvh_controller *c, struct kvh_prefetch *p, uint
 	kvh_count(&c->opts.metrics->hits_l1, total);
 	kvh_count(&p->space->counters->hits_l1, total);
 	if (deadline_ns != 0)
-		kvh_controller_lease_timed(c);
+		kvh_controller_lease_timed(c, deadline_ns);
 	kvh_speculate_after(c, &p->prefix, p->space);
 	*n_ok_p = total;
 	return true;
@@ -197,7 +197,7 @@ static void set_deadline(struct kvh_prefetch *p)
 	deadline_ns = kvh_deadline_ns(p->lease_ns);
 	kvh_l1_lease_deadline(p->controller->opts.l1, p->leases,
 			      (uint32_t)KVH_ENTRIES(&p->prefix), deadline_ns);
-	kvh_controller_lease_timed(p->controller);
+	kvh_controller_lease_timed(p->controller, deadline_ns);
 }
 
 static void prefetch_end(struct kvh_prefetch *p, int status)

@@ -687,7 +687,8 @@ KVH_API int kvh_load_wait(struct kvh_queue *queue, kvh_job_t job, uint32_t layer
  *   Its status: -ENOSPC 16 are there, -EEXIST one of that name and path is, others as
  *   its open reports. It cannot be cancelled.
  * drain: no store is given to it from now on, loads and erases go on; ends when the
- *   stores that it had are done.
+ *   stores that it had are done, and the erases that it owes. Where it does not answer
+ *   any more, that is never: cancel, or remove it.
  * remove: drains at most `drain_ns`, drops what waits then, and closes it. What it
  *   holds stays on its medium. Its status: -ETIMEDOUT, it would not close: it keeps
  *   its buffers and its index.

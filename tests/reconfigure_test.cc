@@ -4,6 +4,10 @@
 // effect, and that a refused change leaves the old value in force.
 #include "engine_harness.h"
 
+extern "C" {
+#include "host/controller_impl.h"
+}
+
 #include <atomic>
 #include <thread>
 
@@ -81,6 +85,10 @@ TEST(Reconfigure, ALeaseHasTheDeadlineInForce)
 	store_prompt(queue, pool, prompt(1, 4));
 	ASSERT_EQ(0, queue.prefetch(forever, prefix)); // the default, 10 min
 	ASSERT_EQ(4u, queue.finish(forever).usable);
+	settle(engine);
+	EXPECT_GT(__atomic_load_n(&engine.get()->controller->expire_ns, __ATOMIC_SEQ_CST),
+		  kvh_now_ns() + 60 * KVH_NS_PER_S)
+		<< "an idle engine is woken for nothing";
 	ASSERT_EQ(0, kvh_engine_set(engine.get(), "l1.lease", "1ms"));
 	ASSERT_EQ(0, queue.prefetch(soon, prefix));
 	ASSERT_EQ(4u, queue.finish(soon).usable);
