@@ -29,7 +29,7 @@ struct options {
 	uint32_t depth; /* 0: by depth_bytes */
 	uint64_t depth_bytes;
 	uint64_t fill_bytes; /* where the adapter has no size */
-	uint64_t open_frames;
+	uint64_t open_frames, open_bytes;
 	uint32_t pairs, workers;
 	double seconds;
 	bool verify, raw, fio, json, quiet;
@@ -47,6 +47,7 @@ enum option_key {
 	OPTION_WORKERS,
 	OPTION_FILL,
 	OPTION_FRAMES,
+	OPTION_FRAME_BYTES,
 	OPTION_NO_FIO,
 	OPTION_JSON,
 };
@@ -70,7 +71,9 @@ static const struct argp_option option_list[] = {
 	{"workers", OPTION_WORKERS, "N", 0, "threads for checksums (2)", 0},
 	{"fill", OPTION_FILL, "BYTES", 0, "what to fill an adapter with that has no size (1G)",
 	 0},
-	{"frames", OPTION_FRAMES, "N", 0, "that --mode=open finds, of 8 KiB (100000)", 0},
+	{"frames", OPTION_FRAMES, "N", 0, "that --mode=open finds (100000)", 0},
+	{"frame-bytes", OPTION_FRAME_BYTES, "BYTES", 0,
+	 "of each of those (8K; above 16K an adapter may read fewer at a time)", 0},
 	{"no-fio", OPTION_NO_FIO, NULL, 0, "do not run fio beside it", 0},
 	{"json", OPTION_JSON, NULL, 0, "print JSON instead of a table", 0},
 	{"quiet", 'q', NULL, 0, "no progress", 0},
@@ -182,6 +185,13 @@ static error_t take(int key, char *arg, struct argp_state *state)
 	case OPTION_FILL: take_bytes(state, "fill", arg, &o->fill_bytes); break;
 	case OPTION_FRAMES:
 		o->open_frames = take_number(state, "frames", arg, UINT32_MAX);
+		break;
+	case OPTION_FRAME_BYTES:
+		if (kvh_conf_bytes(arg, &o->open_bytes) != 0 || o->open_bytes < 8192 ||
+		    o->open_bytes % 4096 != 0)
+			argp_error(state,
+				   "--frame-bytes %s: must be a multiple of 4K, at least 8K",
+				   arg);
 		break;
 	case OPTION_NO_FIO: o->fio = false; break;
 	case OPTION_JSON: o->json = true; break;
@@ -343,6 +353,7 @@ static int run_open(struct session *s)
 	const struct kvh_open_opts opts = {
 		.spec = s->o->spec,
 		.frames = s->o->open_frames,
+		.frame_bytes = s->o->open_bytes,
 		.tries = 3,
 		.fio = s->pairs.fio,
 	};
@@ -427,6 +438,7 @@ int kvh_bench_l2(int argc, char **argv)
 		.depth_bytes = DEPTH_BYTES,
 		.fill_bytes = UINT64_C(1) << 30,
 		.open_frames = 100000,
+		.open_bytes = 8192,
 		.pairs = 11,
 		.workers = 2,
 		.seconds = 1,

@@ -31,7 +31,7 @@ static int fill(const struct kvh_open_opts *opts, struct kvh_open_result *result
 {
 	const struct kvh_rig_opts rig_opts = {
 		.spec = opts->spec,
-		.frame_bytes = KVH_OPEN_FRAME_BYTES,
+		.frame_bytes = opts->frame_bytes,
 		.depth = KVH_OPEN_DEPTH,
 		.raw = true,
 	};
@@ -44,14 +44,16 @@ static int fill(const struct kvh_open_opts *opts, struct kvh_open_result *result
 		return err;
 	room = kvh_rig_room(rig, UINT64_MAX);
 	if (room < opts->frames) {
-		kvh_bench_complain("%" PRIu64 " frames of %u bytes do not fit, %" PRIu64
+		kvh_bench_complain("%" PRIu64 " frames of %" PRIu64
+				   " bytes do not fit, %" PRIu64
 				   " do: a larger size= is needed",
-				   opts->frames, KVH_OPEN_FRAME_BYTES, room);
+				   opts->frames, opts->frame_bytes, room);
 		err = -ENOSPC;
 	}
 	if (err == 0)
 		err = kvh_rig_run(rig, KVH_L2_STORE, opts->frames, &run);
 	result->frames = kvh_rig_objects(rig);
+	result->frame_bytes = opts->frame_bytes;
 	closed = kvh_rig_close(rig);
 	free(run.latency.ns);
 	if (err == 0 && run.failed > 0) {
@@ -93,7 +95,7 @@ static void die_with_it_open(const struct kvh_open_opts *opts)
 	const char *conf;
 	void *self;
 
-	req.len = KVH_OPEN_FRAME_BYTES;
+	req.len = opts->frame_bytes;
 	req.buf = aligned_alloc(KVH_FRAME_ALIGN, req.len);
 	if (req.buf == NULL || kvh_l2_find(opts->spec, &ops, &conf) != 0 ||
 	    ops->open(conf, &env, &self) != 0)

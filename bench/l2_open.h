@@ -12,18 +12,19 @@
 extern "C" {
 #endif
 
-#define KVH_OPEN_FRAME_BYTES 8192u /* small, so that many fit */
-#define KVH_OPEN_DEPTH       64u   /* of fio's reads */
+#define KVH_OPEN_DEPTH 64u /* of fio's reads */
 
 struct kvh_open_opts {
 	const char *spec;
 	uint64_t frames;
+	uint64_t frame_bytes;
 	uint32_t tries; /* of each; the median counts */
 	bool fio;
 };
 
 struct kvh_open_result {
-	uint64_t frames;                     /* as the adapter counts them, at the end */
+	uint64_t frames; /* as the adapter counts them, at the end */
+	uint64_t frame_bytes;
 	double clean_s, crash_s;             /* open calls */
 	uint64_t clean_frames, crash_frames; /* found by them */
 	double fio_s;                        /* as many random reads of 4 KiB; 0: not run */

@@ -60,10 +60,10 @@ static void row_print(FILE *out, const struct kvh_pairs_row *row)
 static void open_print(FILE *out, const struct kvh_open_result *open)
 {
 	(void)fprintf(out,
-		      "\nopen, %" PRIu64 " frames of %u bytes\n"
+		      "\nopen, %" PRIu64 " frames of %" PRIu64 " bytes\n"
 		      "  after a clean stop  %8.3f s, %" PRIu64 " frames\n"
 		      "  after a kill        %8.3f s, %" PRIu64 " frames\n",
-		      open->frames, KVH_OPEN_FRAME_BYTES, open->clean_s, open->clean_frames,
+		      open->frames, open->frame_bytes, open->clean_s, open->clean_frames,
 		      open->crash_s, open->crash_frames);
 	if (open->fio_s > 0)
 		(void)fprintf(out,
@@ -144,7 +144,7 @@ static json_t *open_json(const struct kvh_open_result *open)
 	bool fio = open->fio_s > 0;
 	json_t *o = json_pack("{s:I, s:I, s:f, s:I, s:f, s:I}", "open_frames",
 			      (json_int_t)open->frames, "open_frame_bytes",
-			      (json_int_t)KVH_OPEN_FRAME_BYTES, "open_clean_s", open->clean_s,
+			      (json_int_t)open->frame_bytes, "open_clean_s", open->clean_s,
 			      "open_clean_frames", (json_int_t)open->clean_frames,
 			      "open_crash_s", open->crash_s, "open_crash_frames",
 			      (json_int_t)open->crash_frames);

@@ -52,6 +52,7 @@ TEST(L2Bench, WrongOptionsAreNamed)
 		{{"--l2=mem", "--seconds=x"}, "--seconds"},
 		{{"--l2=mem", "--verify=maybe"}, "maybe"},
 		{{"--l2=mem", "--frames=-1"}, "--frames"},
+		{{"--l2=mem", "--frame-bytes=9000"}, "9000"},
 		{{"--l2=mem", "stray"}, "stray"},
 	};
 
@@ -184,12 +185,13 @@ TEST(L2Bench, OpenFindsWhatWasStored)
 {
 	const TempDir dir;
 	const Outcome o = run({"l2", "--l2=nvme:" + dir.path("f") + ",size=16M", "--mode=open",
-			       "--frames=500", "--json"});
+			       "--frames=500", "--frame-bytes=12K", "--json"});
 	const Json json(o.out);
 	const json_t *open = json_object_get(json.root(), "open");
 
 	ASSERT_EQ(o.status, 0) << o.err;
 	EXPECT_EQ(real(open, "open_frames"), 500);
+	EXPECT_EQ(real(open, "open_frame_bytes"), 12288);
 	EXPECT_EQ(real(open, "open_clean_frames"), 500);
 	EXPECT_EQ(real(open, "open_crash_frames"), 501) << "with the one of the killed process";
 	EXPECT_GT(real(open, "open_clean_s"), 0);
