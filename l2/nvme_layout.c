@@ -43,8 +43,8 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
-/* Of one snapshot: for frames of 48 KiB and more in a full file; below 8 GiB, of 6
- * KiB. With smaller ones there may be none, and open reads the headers. */
+/* Of one snapshot: room for a frame each 6 KiB of the file; above 8 GiB, for 1.4
+ * million and one each 48 KiB. With more there is none, and open reads the headers. */
 static uint64_t snapshot_bytes(uint64_t bytes)
 {
 	return align_up(min_u64(bytes / 128, (UINT64_C(64) << 20) + bytes / 1024),
