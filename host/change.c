@@ -69,12 +69,14 @@ bool kvh_spec_same(const char *a, const char *b)
 
 /* ---- add ---------------------------------------------------------------- */
 
-/* An EMPTY place whose requests, of who was there before, are all back. */
+/* An EMPTY place whose requests, of who was there before, are all back, and what they
+ * read is verified. */
 static int free_seat(const struct kvh_controller *c, uint32_t *index_p)
 {
 	for (uint32_t i = 0; i < KVH_ADAPTERS_MAX; i++) {
 		if (c->seats[i] != KVH_SEAT_EMPTY ||
-		    (i < c->n_adapters && !kvh_adapter_idle(c->adapters[i])))
+		    (i < c->n_adapters && !kvh_adapter_idle(c->adapters[i])) ||
+		    c->prefetcher.sources.at[i].bytes != 0)
 			continue;
 		*index_p = i;
 		return 0;
@@ -114,6 +116,7 @@ void kvh_seat_open(struct kvh_controller *c, uint32_t index, struct kvh_adapter 
 	c->put_failing[index] = false;
 	kvh_source_open(&c->prefetcher.sources, index, kvh_adapter_caps(adapter)->max_inflight);
 	kvh_limits_to(c, adapter);
+	kvh_adapter_set_deadline(adapter, c->opts.deadline_ns); /* changed while it opened? */
 }
 
 /* Helper. */
@@ -121,11 +124,9 @@ static enum kvh_round open_round(void *arg, enum kvh_wake wake)
 {
 	struct kvh_change *change = arg;
 	struct kvh_controller *c = change->controller;
-	struct kvh_adapter_opts opts;
 
 	(void)wake;
-	kvh_controller_adapter_opts(c, change->spec, &opts);
-	change->err = kvh_adapter_open(&opts, &change->adapter);
+	change->err = kvh_adapter_open(&change->opts, &change->adapter);
 	kvh_loop_post(c->loop, &change->done);
 	return KVH_ROUND_END;
 }
@@ -169,6 +170,7 @@ static int add_start(struct kvh_controller *c, struct kvh_change *change)
 		err = free_seat(c, &change->index);
 	if (err != 0)
 		return err;
+	kvh_controller_adapter_opts(c, change->spec, &change->opts);
 	change->done.run = add_done;
 	change->thread = (struct kvh_thread){
 		.name = "kvh-open", .round = open_round, .arg = change};
@@ -214,7 +216,6 @@ static void close_begin(struct kvh_change *change)
 {
 	struct kvh_controller *c = change->controller;
 
-	change->closing = true;
 	change->adapter = c->adapters[change->index];
 	seat_move(c, change->index, KVH_SEAT_CLOSING);
 	pthread_rwlock_wrlock(&c->table);
@@ -284,6 +285,10 @@ static int drain_start(struct kvh_controller *c, struct kvh_change *change)
 {
 	uint32_t index = change->index;
 
+	if (index < KVH_ADAPTERS_MAX && c->seats[index] == KVH_SEAT_CLOSING) {
+		kvh_err("L2: adapter %u is being removed already", index);
+		return -EBUSY;
+	}
 	if (index >= KVH_ADAPTERS_MAX || (c->adapter_bits >> index & 1) == 0) {
 		kvh_err("L2: there is no adapter %u", index);
 		return -ENOENT;
@@ -318,7 +323,6 @@ static void change_start(struct kvh_loop_work *work)
 void kvh_controller_change(struct kvh_controller *c, struct kvh_change *change)
 {
 	change->controller = c;
-	change->closing = false;
 	change->adapter = NULL;
 	change->start.run = change_start;
 	kvh_loop_post(c->loop, &change->start);

@@ -18,6 +18,7 @@
 #ifndef KVH_HOST_CHANGE_H
 #define KVH_HOST_CHANGE_H
 
+#include "host/adapter.h"
 #include "host/loop.h"
 #include "host/thread.h"
 
@@ -27,7 +28,6 @@
 extern "C" {
 #endif
 
-struct kvh_adapter;
 struct kvh_controller;
 
 enum kvh_seat {
@@ -56,8 +56,8 @@ struct kvh_change {
 	struct kvh_controller *controller;
 	struct kvh_loop_work start, done;
 	struct kvh_thread thread;
+	struct kvh_adapter_opts opts; /* ADD */
 	struct kvh_adapter *adapter;
-	bool closing;
 	int err;
 	struct kvh_change *next; /* of those that wait for an adapter to drain */
 };

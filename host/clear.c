@@ -62,7 +62,8 @@ static void task_ended(struct kvh_l2_task *task, int status, bool buffer_free)
 
 	kvh_count(&n->deletes, 1);
 	kvh_count(&n->delete_failed, status != 0);
-	if (batch->status == 0)
+	/* That one cannot is said where nothing worse is to be. */
+	if (batch->status == 0 || (batch->status == -EOPNOTSUPP && status != 0))
 		batch->status = status;
 	if (--batch->pending == 0 && batch->clear != NULL) {
 		struct kvh_clear *clear = batch->clear;

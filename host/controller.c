@@ -17,7 +17,7 @@
 
 #define EVICT_SLICE (UINT64_C(256) << 20) /* bytes in one go, so that a round stays short */
 
-/* Looking for leases whose deadline has passed is not for each round. */
+/* From one look for leases whose deadline has passed to the next. */
 #define EXPIRE_SOONEST_NS (20 * KVH_NS_PER_MS)
 
 /* Lowers expire_ns; false: it was sooner. */
@@ -34,17 +34,17 @@ static bool expire_by(struct kvh_controller *c, uint64_t ns)
 
 static uint64_t expire_tick(struct kvh_controller *c, uint64_t now_ns)
 {
-	uint64_t next;
+	uint64_t at = __atomic_load_n(&c->expire_ns, __ATOMIC_SEQ_CST);
 
-	if (now_ns < __atomic_load_n(&c->expire_ns, __ATOMIC_SEQ_CST))
-		return __atomic_load_n(&c->expire_ns, __ATOMIC_SEQ_CST);
-	/* Before looking: whoever takes one behind the look lowers it again. */
-	__atomic_store_n(&c->expire_ns, UINT64_MAX, __ATOMIC_SEQ_CST);
-	next = kvh_l1_timed(c->opts.l1) ? kvh_l1_expire(c->opts.l1, now_ns) : UINT64_MAX;
-	if (next < now_ns + EXPIRE_SOONEST_NS)
-		next = now_ns + EXPIRE_SOONEST_NS;
-	(void)expire_by(c, next);
-	return __atomic_load_n(&c->expire_ns, __ATOMIC_SEQ_CST);
+	if (now_ns >= at && now_ns >= c->expire_not_before_ns) {
+		/* Before looking: whoever takes one behind the look lowers it again. */
+		__atomic_store_n(&c->expire_ns, UINT64_MAX, __ATOMIC_SEQ_CST);
+		if (kvh_l1_timed(c->opts.l1))
+			(void)expire_by(c, kvh_l1_expire(c->opts.l1, now_ns));
+		c->expire_not_before_ns = now_ns + EXPIRE_SOONEST_NS;
+		at = __atomic_load_n(&c->expire_ns, __ATOMIC_SEQ_CST);
+	}
+	return at > c->expire_not_before_ns ? at : c->expire_not_before_ns;
 }
 
 static void expire_run(struct kvh_loop_work *work)
@@ -326,6 +326,7 @@ static struct kvh_controller *controller_make(const struct kvh_controller_opts *
 {
 	static const struct kvh_l2_env system_env = {.io = &kvh_io_system};
 	struct kvh_controller *c = calloc(1, sizeof(*c));
+	pthread_rwlockattr_t attr;
 
 	if (c == NULL)
 		return NULL;
@@ -335,7 +336,11 @@ static struct kvh_controller *controller_make(const struct kvh_controller_opts *
 	c->evict.run = evict_run;
 	c->expire.run = expire_run;
 	c->expire_ns = UINT64_MAX;
-	pthread_rwlock_init(&c->table, NULL);
+	/* Readers that overlap must not keep the controller's thread waiting. */
+	pthread_rwlockattr_init(&attr);
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&c->table, &attr);
+	pthread_rwlockattr_destroy(&attr);
 	if (c->opts.sweep_ns == 0)
 		c->opts.sweep_ns = 100 * KVH_NS_PER_MS;
 	return c;

@@ -34,7 +34,7 @@ struct kvh_controller {
 	uint32_t n_adapters; /* places that were ever taken; atomic */
 	enum kvh_seat seats[KVH_ADAPTERS_MAX];
 	uint32_t adapter_bits, storing_bits; /* OPEN or DRAINING; OPEN */
-	struct kvh_change *changes;          /* that wait for an adapter to drain */
+	struct kvh_change *changes; /* that wait for their turn, or for an adapter to drain */
 	struct kvh_limits *limits;
 	bool stopping;
 
@@ -79,6 +79,7 @@ struct kvh_controller {
 
 	struct kvh_loop_work expire; /* any thread posts it, once at a time */
 	bool expire_posted;          /* atomic */
+	uint64_t expire_not_before_ns;
 	uint64_t expire_ns; /* atomic: not after the first deadline of a lease; then leases are
 			     * looked at */
 

@@ -301,17 +301,18 @@ int kvh_engine_close(struct kvh_engine *engine, uint64_t drain_ns)
 int kvh_space_open(struct kvh_engine *engine, const struct kvh_space_desc *desc,
 		   kvh_space_t *space_p)
 {
-	struct kvh_space *made, *space;
+	struct kvh_space *space;
 	int err = kvh_engine_alive(engine);
 
 	if (err == 0)
-		err = kvh_space_make(desc, &made);
+		err = kvh_space_make(desc, &space);
 	if (err == 0)
-		err = kvh_space_table_add(&engine->spaces, made, &space);
-	if (err != 0)
-		return err;
-	*space_p = space->id;
-	return space == made ? kvh_limits_default(engine, space->id) : 0;
+		err = kvh_space_table_add(&engine->spaces, space, &space);
+	if (err == 0)
+		err = kvh_limits_default(engine, space);
+	if (err == 0)
+		*space_p = space->id;
+	return err;
 }
 
 int64_t kvh_space_chunk_bytes(struct kvh_engine *engine, kvh_space_t id, uint32_t group)

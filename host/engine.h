@@ -34,7 +34,7 @@ struct kvh_engine {
 	uint32_t forks;       /* of the process, at open */
 	bool closing;         /* atomic */
 
-	pthread_mutex_t opts_lock;   /* of opts; taken before any other */
+	pthread_mutex_t opts_lock;   /* of opts and limits; taken before any other */
 	struct kvh_engine_opts opts; /* in force; without l2 */
 	char *device_name;           /* opts.device */
 	uint64_t health_bound_ns;    /* the options; atomic */
@@ -63,8 +63,8 @@ static inline uint64_t kvh_engine_lease_ns(const struct kvh_engine *engine)
 	return __atomic_load_n(&engine->lease_ns, __ATOMIC_RELAXED);
 }
 
-/* limits.c: those that the options give a new space. */
-int kvh_limits_default(struct kvh_engine *engine, kvh_space_t space);
+/* limits.c: those that the options give a space that has been given none yet. */
+int kvh_limits_default(struct kvh_engine *engine, struct kvh_space *space);
 
 /* 0; -EPERM in a child of fork; -ESHUTDOWN while it closes. */
 int kvh_engine_alive(const struct kvh_engine *engine);

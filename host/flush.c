@@ -112,7 +112,10 @@ static void sync_begin(struct kvh_controller *c, struct kvh_flush *flush, bool f
 {
 	struct sync *sync = NULL;
 
-	for (uint32_t a = 0; a < c->n_adapters && !c->stopping; a++) {
+	uint32_t adapters = c->stopping ? 0 : c->adapter_bits;
+
+	for (uint32_t left = adapters; left != 0; left &= left - 1) {
+		uint32_t a = (uint32_t)__builtin_ctz(left);
 		struct sync_task *t;
 
 		if (!kvh_adapter_caps(c->adapters[a])->flush)

@@ -58,7 +58,9 @@ static inline uint32_t kvh_batch_find(const struct kvh_batch *batch,
 	uint64_t hash[2];
 
 	memcpy(hash, key->hash.bytes, sizeof(hash));
+	/* What was guessed with the shard unlocked since may have gone, or be doomed. */
 	if (batch->guess[i] != KVH_INDEX_NONE &&
+	    kvh_word_is_findable(kvh_word_load(&shard->index.recs[batch->guess[i]])) &&
 	    kvh_index_is(&shard->index, batch->guess[i], hash, batch->family[i]))
 		return batch->guess[i];
 	return kvh_index_find(&shard->index, batch->place[i], hash, batch->family[i]);

@@ -120,8 +120,9 @@ static bool meet(struct kvh_l1 *l1, struct kvh_l1_shard *shard, uint32_t rec, st
 {
 	uint64_t word = kvh_word_load(&l1->recs[rec]);
 
-	if (kvh_word_state(word) == KVH_FRAME_ABSENT)
-		return true; /* it went with another of its chunk */
+	/* It went with another of its chunk; its record may be of another shard by now. */
+	if (kvh_word_state(word) == KVH_FRAME_ABSENT || kvh_l1_shard_of(l1, rec) != shard)
+		return true;
 	if (kvh_word_count(word) > 0 && kvh_l1_set_aside(l1, shard, rec, KVH_PLACE_PARKED))
 		return true;
 	if (kvh_l1_children(l1, rec) > 0)

@@ -94,6 +94,13 @@ static inline enum kvh_frame_state kvh_word_state(uint64_t word)
 	return (enum kvh_frame_state)(word & KVH_WORD_STATE);
 }
 
+static inline bool kvh_word_is_findable(uint64_t word)
+{
+	enum kvh_frame_state state = kvh_word_state(word);
+
+	return state == KVH_FRAME_READY || state == KVH_FRAME_FILLING;
+}
+
 static inline enum kvh_frame_place kvh_word_place(uint64_t word)
 {
 	return (enum kvh_frame_place)((word & KVH_WORD_PLACE) >> 3);

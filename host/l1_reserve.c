@@ -140,8 +140,8 @@ static uint32_t charge(struct kvh_l1 *l1, const struct run *run)
 
 	for (uint32_t tries = 0; got < run->n && tries < QUOTA_TRIES; tries++) {
 		uint32_t more = run->n - got, lane = l1->spaces.space[run->space].lane;
-		struct kvh_victims gone = kvh_l1_hunt(l1, lane, UINT32_MAX, more * run->bytes,
-						      NULL);
+		uint64_t lacks = kvh_space_lacks(&l1->spaces, run->space, more * run->bytes);
+		struct kvh_victims gone = kvh_l1_hunt(l1, lane, UINT32_MAX, lacks, NULL);
 
 		if (gone.n == 0)
 			break;

@@ -129,6 +129,15 @@ uint32_t kvh_space_charge(struct kvh_spaces *spaces, uint32_t number, uint64_t b
 	return (uint32_t)fit;
 }
 
+uint64_t kvh_space_lacks(const struct kvh_spaces *spaces, uint32_t number, uint64_t bytes)
+{
+	const struct kvh_l1_space *space = &spaces->space[number];
+	uint64_t used = __atomic_load_n(&space->used, __ATOMIC_RELAXED);
+	uint64_t hard = __atomic_load_n(&space->hard, __ATOMIC_RELAXED);
+
+	return used > hard ? used - hard + bytes : bytes;
+}
+
 static bool still_over(struct kvh_spaces *spaces, uint32_t lane)
 {
 	const struct kvh_l1_space *space = &spaces->space[spaces->of_lane[lane]];

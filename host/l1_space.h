@@ -50,6 +50,8 @@ uint32_t kvh_spaces_add(struct kvh_spaces *spaces, kvh_space_t id);
 /* Adds the bytes of up to n frames, as many as the hard limit allows. */
 uint32_t kvh_space_charge(struct kvh_spaces *spaces, uint32_t number, uint64_t bytes,
 			  uint32_t n);
+/* What has to go before so many bytes can be charged; at least `bytes`. */
+uint64_t kvh_space_lacks(const struct kvh_spaces *spaces, uint32_t number, uint64_t bytes);
 static inline void kvh_space_uncharge(struct kvh_spaces *spaces, uint32_t number,
 				      uint64_t bytes)
 {

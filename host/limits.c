@@ -14,7 +14,8 @@ void kvh_space_limits_init(struct kvh_space_limits *limits, size_t size)
 	limits->size = size;
 }
 
-/* In L1 and in L2, or, where L1 refuses them, nowhere. */
+/* In L1 and in L2, or, where L1 refuses them, nowhere. Under opts_lock, so that both
+ * have the same of two that are set at once. */
 static int apply(struct kvh_engine *engine, kvh_space_t space,
 		 const struct kvh_space_limits *limits)
 {
@@ -40,13 +41,15 @@ static int apply(struct kvh_engine *engine, kvh_space_t space,
 int kvh_space_limits_set(struct kvh_engine *engine, kvh_space_t space,
 			 const struct kvh_space_limits *limits)
 {
+	struct kvh_space *found;
 	int err = kvh_engine_alive(engine);
 
 	if (err == 0)
 		err = kvh_check_size("space limits", limits->size, sizeof(*limits));
 	if (err != 0)
 		return err;
-	if (kvh_space_table_find(&engine->spaces, space) == NULL) {
+	found = kvh_space_table_find(&engine->spaces, space);
+	if (found == NULL) {
 		kvh_err("limits: there is no space %016llx", (unsigned long long)space);
 		return -ENOENT;
 	}
@@ -55,21 +58,33 @@ int kvh_space_limits_set(struct kvh_engine *engine, kvh_space_t space,
 			(unsigned long long)space, limits->pinned);
 		return -EINVAL;
 	}
-	return apply(engine, space, limits);
+	pthread_mutex_lock(&engine->opts_lock);
+	err = apply(engine, space, limits);
+	if (err == 0)
+		found->limited = true;
+	pthread_mutex_unlock(&engine->opts_lock);
+	return err;
 }
 
-int kvh_limits_default(struct kvh_engine *engine, kvh_space_t space)
+int kvh_limits_default(struct kvh_engine *engine, struct kvh_space *space)
 {
-	struct kvh_space_limits limits = {0};
+	const struct kvh_engine_opts *o = &engine->opts;
+	int err = 0;
 
 	pthread_mutex_lock(&engine->opts_lock);
-	limits.l1_soft_bytes = engine->opts.space_l1_soft_bytes;
-	limits.l1_hard_bytes = engine->opts.space_l1_hard_bytes;
-	limits.l2_soft_bytes = engine->opts.space_l2_soft_bytes;
-	limits.l2_hard_bytes = engine->opts.space_l2_hard_bytes;
+	if (!space->limited) {
+		const struct kvh_space_limits limits = {
+			.l1_soft_bytes = o->space_l1_soft_bytes,
+			.l1_hard_bytes = o->space_l1_hard_bytes,
+			.l2_soft_bytes = o->space_l2_soft_bytes,
+			.l2_hard_bytes = o->space_l2_hard_bytes,
+		};
+
+		if ((limits.l1_soft_bytes | limits.l1_hard_bytes | limits.l2_soft_bytes |
+		     limits.l2_hard_bytes) != 0)
+			err = apply(engine, space->id, &limits);
+		space->limited = err == 0;
+	}
 	pthread_mutex_unlock(&engine->opts_lock);
-	if ((limits.l1_soft_bytes | limits.l1_hard_bytes | limits.l2_soft_bytes |
-	     limits.l2_hard_bytes) == 0)
-		return 0;
-	return apply(engine, space, &limits);
+	return err;
 }

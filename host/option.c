@@ -17,6 +17,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define L1_GRAIN (UINT64_C(2) << 20) /* arena.h */
+
 static int refuse(struct kvh_why *why, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 
@@ -369,6 +371,8 @@ static int check_limits(const char *tier, uint64_t soft, uint64_t hard, bool dot
 
 static int check_space(const struct kvh_engine_opts *o, bool dotted, struct kvh_why *why)
 {
+	/* As the arena rounds it. */
+	uint64_t l1 = o->l1_bytes < 2 * L1_GRAIN ? L1_GRAIN : o->l1_bytes / L1_GRAIN * L1_GRAIN;
 	bool soft = o->space_l1_soft_bytes > o->space_l1_hard_bytes;
 	uint64_t most = soft ? o->space_l1_soft_bytes : o->space_l1_hard_bytes;
 	int err = check_limits("l1", o->space_l1_soft_bytes, o->space_l1_hard_bytes, dotted,
@@ -377,12 +381,12 @@ static int check_space(const struct kvh_engine_opts *o, bool dotted, struct kvh_
 	if (err == 0)
 		err = check_limits("l2", o->space_l2_soft_bytes, o->space_l2_hard_bytes, dotted,
 				   why);
-	if (err != 0 || most <= o->l1_bytes)
+	if (err != 0 || most <= l1)
 		return err;
 	return refuse(why,
 		      "%s_%s_bytes is %" PRIu64 " and %s is %" PRIu64 ", allowed: at most that",
 		      dotted ? "space.l1" : "space_l1", soft ? "soft" : "hard", most,
-		      dotted ? "l1.bytes" : "l1_bytes", o->l1_bytes);
+		      dotted ? "l1.bytes" : "l1_bytes", l1);
 }
 
 static int check_spec(const struct kvh_engine_opts *o, uint32_t i, struct kvh_why *why)

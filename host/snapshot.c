@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * snapshot.c - everything there is to know of an engine, at one time. Any thread;
- * takes no lock: counters are relaxed atomics, the lists of spaces and adapters are
- * read as they grow.
+ * takes no lock that work waits for: counters are relaxed atomics, the lists of
+ * spaces and adapters are read as they grow.
  *
  * One allocation: the struct, then the adapters, then the spaces.
  */

@@ -11,6 +11,7 @@
 #include "kvhoist.h"
 
 #include <pthread.h>
+#include <stdbool.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -38,6 +39,7 @@ struct kvh_space {
 	uint32_t chunk_tokens;
 	uint32_t n_groups;
 	uint32_t n_planes; /* of all groups */
+	bool limited;      /* has limits, or is to have none; the engine's opts_lock */
 	struct kvh_space *next;
 	struct kvh_space_counters *counters; /* any thread adds */
 	struct kvh_plane_shape *shapes;

@@ -251,7 +251,7 @@ static void pass_over(struct kvh_controller *c, const struct kvh_published *publ
 	uint64_t bytes = kvh_l1_frame_bytes(c->opts.l1, published->frame);
 
 	if (published->heard == KVH_HEARD_PICKED)
-		kvh_pick_settled(c, published->frame, bytes, failed == 0);
+		kvh_pick_settled(c, published->frame, bytes, false);
 	if (published->heard == KVH_HEARD_DEMOTED)
 		kvh_demote_settled(c, published->frame, bytes, false);
 	else

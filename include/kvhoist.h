@@ -294,8 +294,7 @@ KVH_API void kvh_space_desc_init(struct kvh_space_desc *desc, size_t size);
  * as long as the engine.
  * -EINVAL  a field is out of range
  * -EEXIST  another descriptor has this id (32 bytes are compared)
- * -ENOSPC  the options limit spaces, and there are more than 4,095: it is open, and
- *          has no limit */
+ * -ENOSPC  the options limit spaces, and there are more than 4,095 */
 KVH_API int kvh_space_open(struct kvh_engine *engine, const struct kvh_space_desc *desc,
 			   kvh_space_t *space_p);
 
@@ -853,7 +852,7 @@ struct kvh_l2_status {
 	uint32_t reserved;
 };
 
-/* Copies the counters: relaxed reads, no lock. */
+/* Copies the counters: relaxed reads, and no lock that a transfer waits for. */
 KVH_API int kvh_status_get(struct kvh_engine *engine, struct kvh_status *status);
 /* -ENOENT  there is no adapter of that index */
 KVH_API int kvh_l2_status_get(struct kvh_engine *engine, uint32_t index,
@@ -865,7 +864,8 @@ KVH_API int kvh_l2_status_get(struct kvh_engine *engine, uint32_t index,
 KVH_API int kvh_health_get(struct kvh_engine *engine, struct kvh_health *health);
 
 /* All of it at one time: the engine, every space, every adapter, latencies, health.
- * No lock is taken; each counter is right, and two of them a moment apart. */
+ * No lock is taken that a store or load waits for; each counter is right, and two of
+ * them a moment apart. */
 struct kvh_snapshot {
 	struct kvh_status engine;
 	struct kvh_health health;

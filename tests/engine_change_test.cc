@@ -95,6 +95,20 @@ TEST_F(Changes, AFlushEndsWhenAllIsInL2)
 	EXPECT_EQ(0, flush());
 }
 
+// One that could flush and has gone is not asked.
+TEST_F(Changes, AFlushAsksNoneThatHasGone)
+{
+	const Dir dir;
+
+	ASSERT_EQ(0, add(("nvme:" + dir.path() + "/f,size=4M").c_str()).status);
+	store(4, 1);
+	EXPECT_EQ(0, flush());
+	ASSERT_EQ(0, remove(1));
+	store(4, 2);
+	EXPECT_EQ(0, flush());
+	EXPECT_EQ(0u, l2(1).breaker_refused);
+}
+
 TEST_F(Changes, AdaptersComeAndGo)
 {
 	store(3, 1);

@@ -55,6 +55,32 @@ TEST_F(Limits, AHardLimitHoldsForStores)
 	EXPECT_GT(engine.status().l1_used_bytes, 0u);
 }
 
+// Far above a limit that was lowered while all was leased: the next store makes room.
+TEST(LimitsLowered, UnderLeasesHoldForTheNextStore)
+{
+	constexpr uint32_t kChunks = 64, kLimit = 4;
+	Engine engine;
+	Desc desc;
+	desc.layout = small_layout(KVH_FORMAT_NATIVE, 256);
+	Pool pool(engine, desc.layout, engine.space(desc));
+	Queue queue(engine);
+	const Prefix prefix = prefix_of(pool, prompt(1, kChunks));
+	kvh_space_limits limits;
+	Job job;
+
+	store_prompt(queue, pool, prompt(1, kChunks));
+	const uint64_t frame_bytes = engine.status().l1_used_bytes / kChunks;
+	ASSERT_EQ(0, queue.prefetch(job, prefix));
+	ASSERT_EQ(kChunks, queue.finish(job).usable);
+	kvh_space_limits_init(&limits, sizeof(limits));
+	limits.l1_hard_bytes = kLimit * frame_bytes;
+	ASSERT_EQ(0, kvh_space_limits_set(engine.get(), pool.space, &limits));
+	EXPECT_EQ(kChunks, engine.status().l1_frames) << "control: none could go";
+	ASSERT_EQ(0, kvh_release(engine.get(), job.leases.data(), job.leases.size(), nullptr));
+	EXPECT_EQ(1u, store_prompt(queue, pool, prompt(2, 1)));
+	EXPECT_LE(engine.status().l1_frames, kLimit);
+}
+
 TEST_F(Limits, BadOnesAreRefused)
 {
 	Log log;
@@ -142,6 +168,22 @@ TEST_F(LimitsOfEachSpace, ComeFromTheOptions)
 	EXPECT_EQ(kHardL1 * frame_bytes(), snapshot->spaces[0].l1_used_bytes);
 	EXPECT_EQ(kStored - kHardL1, snapshot->spaces[0].l1_evicted);
 	kvh_snapshot_free(snapshot);
+}
+
+// L1 has 2 MiB of these, and no limit fits that the arena does not.
+TEST(LimitsOfEachSpaceBad, AreRefusedWithWhatL1Has)
+{
+	kvh_engine *engine = nullptr;
+	Opts o;
+	Log log;
+
+	o.l1_bytes = 3 * MIB;
+	o.space_l1_hard = 3 * MIB;
+	EXPECT_EQ(-EINVAL, open_engine(o, &engine));
+	EXPECT_EQ(1u, log.count("space_l1_hard_bytes is 3145728 and l1_bytes is 2097152"));
+	o.space_l1_hard = 2 * MIB;
+	ASSERT_EQ(0, open_engine(o, &engine));
+	EXPECT_EQ(0, kvh_engine_close(engine, 0));
 }
 
 class NoLimitsOfEachSpace : public LimitsOfEachSpace
