@@ -29,14 +29,17 @@ static bool writes_fail(const struct kvh_nvme_stripe *stripe)
 }
 
 /* A segment in which the class can get more slots: for nothing; else now and
- * then, or if it has no frame to evict, one that has been idle for longer. */
+ * then, or if it has no frame to evict, one that has been idle for longer. A class
+ * without frames gets one also after a failed write: no other would tell whether the
+ * disk writes again. */
 static uint32_t find_segment(struct kvh_nvme_stripe *stripe, uint32_t class)
 {
 	struct kvh_nvme_index *index = &stripe->index;
 	bool none = index->classes[class].live == 0;
 	uint32_t segment = kvh_nvme_segment_room(index, class);
 
-	if (segment != KVH_NVME_NONE || kvh_nvme_growing(stripe) || writes_fail(stripe))
+	if (segment != KVH_NVME_NONE || kvh_nvme_growing(stripe) || stripe->grow.status < 0 ||
+	    (stripe->write_errors > 0 && !none))
 		return segment;
 	if (none || index->evicted % IDLE_EVERY == 0)
 		segment = kvh_nvme_segment_idle(index, class);

@@ -331,6 +331,24 @@ TEST_P(Fault, StoresResumeWhenTheDiskWritesAgain)
 	expect_accounts(l2);
 }
 
+// Of the size that failed no frame comes any more: one of another has to find out.
+TEST_P(Fault, AfterAFailedWriteFramesOfAnotherSizeAreStored)
+{
+	FaultIo io;
+	Adapter l2(spec("size=8M"), &io.ops, &io);
+	ASSERT_EQ(l2.error(), 0);
+	Log log;
+	uint64_t k = 0;
+
+	for (; l2.usage().evicted == 0; k++)
+		ASSERT_EQ(l2.put(make_key(k), make_frame(make_key(k), 100000)), 0);
+	io.write_at = 0;
+	ASSERT_EQ(l2.put(make_key(k), make_frame(make_key(k), 100000)), -EIO);
+	for (uint64_t end = ++k + 10; k < end; k++)
+		EXPECT_EQ(l2.put(make_key(k), make_frame(make_key(k), 30000)), 0);
+	expect_accounts(l2);
+}
+
 // A table of operations over the system's that cannot write one place.
 class BadPlace
 {
