@@ -180,8 +180,11 @@ void kvh_nvme_wiped(struct kvh_nvme_stripe *stripe, uint32_t slot, int result,
 {
 	struct kvh_nvme_index *index = &stripe->index;
 
-	if (result < 0)
+	if (result < 0) {
 		complain(stripe, slot, result);
+		if (stripe->wiper.status == 0)
+			stripe->wiper.status = result;
+	}
 	if (result == 0 && why == KVH_NVME_NOT_WRITTEN) {
 		kvh_nvme_slot_set_aside(index, slot);
 	} else if (result == 0 && why == KVH_NVME_DELETED && stripe->nvme->conf.discard) {
@@ -213,8 +216,6 @@ void kvh_nvme_wipe_ended(struct kvh_nvme_stripe *stripe, struct kvh_nvme_io *io)
 	wiper->idle[KVH_NVME_WIPE_IOS - wiper->running] = i;
 	wiper->running--;
 	wiper->slots[i] = KVH_NVME_NONE;
-	if (io->result < 0 && wiper->status == 0 && !wiper->trimming[i])
-		wiper->status = io->result;
 	if (wiper->trimming[i])
 		trimmed(stripe, slot, io->result);
 	else

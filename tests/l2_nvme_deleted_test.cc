@@ -305,6 +305,34 @@ TEST_P(DeletedHeld, AClearWaitsForADeleteThatWaitsForAGet)
 	EXPECT_EQ(after_crash(1), -ENOENT);
 }
 
+TEST_P(DeletedHeld, AClearFailsWithTheDeleteThatCouldNotWipe)
+{
+	Log log;
+	Adapter l2(spec(), &io.ops, &io);
+	const Buffer into(frame(1).size());
+	struct kvh_l2_req get = make_req(KVH_L2_GET, make_key(1), into.data(), into.size());
+	struct kvh_l2_req del = make_req(KVH_L2_DELETE, make_key(1));
+	struct kvh_l2_req all = make_req(KVH_L2_CLEAR, make_key(1));
+
+	ASSERT_EQ(l2.error(), 0);
+	ASSERT_EQ(put(l2, 1), 0);
+	io.reads_.hold();
+	ASSERT_EQ(l2.submit(&get), 0);
+	io.reads_.await(1);
+	ASSERT_EQ(l2.submit(&del), 0);
+	ASSERT_EQ(l2.submit(&all), 0);
+	EXPECT_TRUE(settle(l2).empty());
+	io.wipes_fail = true;
+	io.reads_.release();
+	ASSERT_EQ(l2.wait(3).size(), 3u);
+	EXPECT_EQ(del.status, -EIO);
+	EXPECT_EQ(all.status, -EIO);
+	EXPECT_GT(after_crash(1), 0) << "control: it comes back";
+	io.wipes_fail = false;
+	EXPECT_EQ(clear(l2), 0);
+	EXPECT_EQ(after_crash(1), -ENOENT);
+}
+
 // And the other way round: what a CLEAR took is read.
 TEST_P(DeletedHeld, ADeleteWaitsForAClearThatWaitsForAGet)
 {
