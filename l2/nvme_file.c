@@ -254,6 +254,7 @@ static int lock(struct kvh_nvme_file *file)
 		if (is_alive(owner) || kvh_now_ns() >= until) {
 			kvh_err("nvme: %s is in use by process %" PRIu32 "; one at a time",
 				file->path, owner);
+			file->created = false; /* what we made is theirs now */
 			return -EBUSY;
 		}
 		(void)nanosleep(&pause, NULL);
@@ -375,6 +376,8 @@ int kvh_nvme_file_open(struct kvh_nvme_file *file, const struct kvh_nvme_conf *c
 	file->page = aligned_alloc(KVH_NVME_PAGE, KVH_NVME_PAGE);
 	if (file->super != NULL && file->page != NULL)
 		ret = open_and_judge(file);
+	if (ret == 0)
+		file->created = false; /* formatted by another, before we had the lock */
 	if (ret >= 0) {
 		file->found = ret == 0 ? KVH_NVME_OURS : KVH_NVME_BLANK;
 		return 0;

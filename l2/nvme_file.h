@@ -56,7 +56,7 @@ struct kvh_nvme_file {
 	const char *path;
 	int fd;
 	bool direct;  /* fd has O_DIRECT */
-	bool created; /* by us: it goes again if open fails */
+	bool created; /* by us, and nobody else has had it: it goes if open fails */
 	bool block;   /* a block device */
 	bool refused; /* a transfer with O_DIRECT was */
 	bool begun;   /* kvh_nvme_file_begin */

@@ -120,7 +120,7 @@ static void flush_and_write(struct kvh_nvme_stripe *stripe, enum kvh_nvme_grow_s
 	struct kvh_nvme_grow *grow = &stripe->grow;
 
 	grow->next = next;
-	if (!grow->unflushed || stripe->nvme->conf.sync != KVH_NVME_SYNC_CLOSE)
+	if (!grow->unflushed || stripe->nvme->conf.sync == KVH_NVME_SYNC_WRITE)
 		table_write(stripe, next);
 	else if (grow->lost && grow->table_dirty)
 		table_write(stripe, KVH_NVME_GROW_AGAIN);

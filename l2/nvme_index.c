@@ -510,6 +510,8 @@ void kvh_nvme_index_fini(struct kvh_nvme_index *index)
 	free(index->classes);
 	free(index->segments);
 	pthread_mutex_destroy(&index->lock);
+	/* A reset that failed has ended it already: again, it does nothing. */
+	*index = (struct kvh_nvme_index){.lock = PTHREAD_MUTEX_INITIALIZER};
 }
 
 int kvh_nvme_index_reset(struct kvh_nvme_index *index)

@@ -264,6 +264,56 @@ TEST_F(NvmeRoom, SyncOfEveryWriteNeedsNoFlush)
 	EXPECT_EQ(io.synced, synced);
 }
 
+// Two growths in a row write both copies of a page of the table: a flush in between
+// holds the first, also where a close flushes nothing.
+TEST_F(NvmeRoom, NoSecondCopyOfTheTableIsWrittenBeforeTheFirstIsHeld)
+{
+	for (const char *sync : {"close", "none", "write"}) {
+		RoomIo io;
+
+		std::filesystem::remove(path());
+		Adapter l2(spec(std::string("check=0,sync=") + sync), &io.ops, &io);
+		ASSERT_EQ(l2.error(), 0);
+		const unsigned before = io.synced;
+
+		ASSERT_EQ(l2.put(make_key(1), make_frame(make_key(1), 4000)), 0);
+		ASSERT_EQ(l2.put(make_key(2), make_frame(make_key(2), 20000)), 0);
+		if (std::string(sync) == "write")
+			EXPECT_EQ(io.synced, before) << "each write is held by itself";
+		else
+			EXPECT_GT(io.synced, before) << sync;
+	}
+}
+
+// Who makes a file and who locks it first may be two; the other leaves it alone.
+TEST_F(NvmeRoom, AFileThatSomebodyElseLockedFirstIsNotRemoved)
+{
+	struct Race {
+		std::string spec;
+		std::unique_ptr<Adapter> other;
+	} race{spec("check=0"), nullptr};
+	struct kvh_io_ops ops = kvh_io_system;
+	Log log;
+
+	ops.open = [](void *ctx, int dirfd, const char *path, int flags, mode_t mode,
+		      int beneath) {
+		Race *r = static_cast<Race *>(ctx);
+		const int fd = kvh_io_system.open(nullptr, dirfd, path, flags, mode, beneath);
+
+		if (fd >= 0 && (flags & O_CREAT))
+			r->other = std::make_unique<Adapter>(r->spec);
+		return fd;
+	};
+	EXPECT_EQ(Adapter(race.spec, &ops, &race).error(), -EBUSY);
+	ASSERT_TRUE(race.other);
+	ASSERT_EQ(race.other->error(), 0);
+	EXPECT_EQ(put(*race.other, 1), 0);
+	race.other.reset();
+	Adapter l2(spec("check=0"));
+	ASSERT_EQ(l2.error(), 0);
+	EXPECT_EQ(l2.probe(make_key(1)), static_cast<int64_t>(kFrame));
+}
+
 TEST_F(NvmeRoom, ItKnowsByItselfThatItsFileIsGone)
 {
 	Log log;
@@ -398,6 +448,24 @@ TEST(NvmeMemory, AtMostSixtyFourBytesAFrame)
 		kvh_nvme_index_fini(&index);
 		kvh_nvme_spaces_fini(&spaces);
 	}
+}
+
+// As after a reset that found no memory: whoever closes ends it once more.
+TEST(NvmeMemory, AnIndexCanBeEndedTwice)
+{
+	struct kvh_nvme_super super;
+	struct kvh_nvme_spaces spaces = {};
+	struct kvh_nvme_index index;
+
+	ASSERT_EQ(kvh_nvme_super_plan(&super, UINT64_C(16) << 20, 0), 0);
+	ASSERT_EQ(kvh_nvme_index_init(&index, &super, &spaces, kvh_order_find("lru")), 0);
+	const uint32_t c = kvh_nvme_class_get(&index, kFrame);
+
+	kvh_nvme_segment_assign(&index, 0, c);
+	ASSERT_EQ(kvh_nvme_segment_open(&index, 0, 8), 0);
+	kvh_nvme_index_fini(&index);
+	kvh_nvme_index_fini(&index);
+	kvh_nvme_spaces_fini(&spaces);
 }
 
 // ---- looking at a file without opening it ----
