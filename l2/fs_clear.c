@@ -33,7 +33,7 @@ int kvh_fs_clear(struct fs_l2 *fs, kvh_space_t space)
 	struct kvh_key key;
 	uint32_t at = 0;
 
-	while (ret == 0 && kvh_fs_index_next(fs, space, &at, &key))
+	while (kvh_fs_index_next(fs, space, &at, &key))
 		clear_key(&clear, &key);
 	return ret < 0 ? ret : clear.ret;
 }

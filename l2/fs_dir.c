@@ -131,8 +131,15 @@ struct walk {
 	bool (*visit)(void *arg, const struct kvh_key *key, const struct stat *st);
 	void *arg;
 	uint64_t space;
-	int dir; /* that the names are in */
+	int dir;      /* that the names are in */
+	int *error_p; /* the first for which something was passed over */
 };
+
+static void pass_over(const struct walk *walk, int error)
+{
+	if (error != -ENOENT && *walk->error_p == 0)
+		*walk->error_p = error;
+}
 
 static int walk_file(void *arg, const char *name)
 {
@@ -145,10 +152,15 @@ static int walk_file(void *arg, const char *name)
 	if (!key_of_name(name, walk->space, &key))
 		return 0;
 	fd = fs->io->open(fs->io_ctx, walk->dir, name, O_PATH, 0, 1);
-	if (fd < 0)
-		return 0; /* gone, or a symlink: not one of ours */
-	ret = fs->io->fstat(fs->io_ctx, fd, &st);
-	fs->io->close(fs->io_ctx, fd);
+	if (fd == -ELOOP)
+		return 0; /* a symlink: not one of ours */
+	ret = fd;
+	if (fd >= 0) {
+		ret = fs->io->fstat(fs->io_ctx, fd, &st);
+		fs->io->close(fs->io_ctx, fd);
+	}
+	if (ret < 0)
+		pass_over(walk, ret);
 	if (ret < 0 || !S_ISREG(st.st_mode))
 		return 0;
 	return walk->visit(walk->arg, &key, &st) ? 0 : -ECANCELED;
@@ -170,6 +182,7 @@ static int walk_into(struct walk *walk, const char *name,
 	if (ret < 0 && ret != -ECANCELED) {
 		kvh_warn("fs: %s: directory %s of space %016" PRIx64 " is passed over: %s",
 			 walk->fs->path, name, walk->space, strerror(-ret));
+		pass_over(walk, ret);
 		ret = 0;
 	}
 	return ret;
@@ -199,8 +212,8 @@ int kvh_fs_walk(struct fs_l2 *fs,
 		bool (*visit)(void *arg, const struct kvh_key *key, const struct stat *st),
 		void *arg)
 {
-	struct walk walk = {.fs = fs, .visit = visit, .arg = arg};
-	int ret;
+	int passed = 0, ret;
+	struct walk walk = {.fs = fs, .visit = visit, .arg = arg, .error_p = &passed};
 
 	walk.dir = open_dir(fs, fs->root, "."); /* an fd with a position of its own */
 	if (walk.dir < 0)
@@ -215,9 +228,10 @@ int kvh_fs_walk_space(struct fs_l2 *fs, kvh_space_t space,
 				    const struct stat *st),
 		      void *arg)
 {
-	struct walk walk = {.fs = fs, .visit = visit, .arg = arg, .space = space};
+	int passed = 0, ret;
+	struct walk walk = {
+		.fs = fs, .visit = visit, .arg = arg, .space = space, .error_p = &passed};
 	char name[17];
-	int ret;
 
 	(void)snprintf(name, sizeof(name), "%016" PRIx64, space);
 	walk.dir = open_dir(fs, fs->root, name);
@@ -225,7 +239,7 @@ int kvh_fs_walk_space(struct fs_l2 *fs, kvh_space_t space,
 		return walk.dir == -ENOENT ? 0 : walk.dir;
 	ret = each_name(fs, walk.dir, walk_fan, &walk);
 	fs->io->close(fs->io_ctx, walk.dir);
-	return ret == -ECANCELED ? 0 : ret;
+	return ret == -ECANCELED || ret == 0 ? passed : ret;
 }
 
 /* ---- making directories ------------------------------------------------- */

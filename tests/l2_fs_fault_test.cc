@@ -246,6 +246,28 @@ TEST_F(FsFault, OpensOnAFullDisk)
 	EXPECT_EQ(temporaries(), 0u);
 }
 
+// Another process's frames are in no index: only the walk finds them.
+TEST_F(FsFault, AClearThatCouldNotReadADirectoryFails) // S1
+{
+	for (const auto &[call, nth] :
+	     {std::pair{iofault::kOpen, 2}, // of the first fan
+	      std::pair{iofault::kGetdents, 2}, std::pair{iofault::kOpen, 3}, // of its frame
+	      std::pair{iofault::kFstat, 1}}) {
+		Log log;
+		const auto l2 = open(), other = open();
+		struct kvh_l2_req req = make_req(KVH_L2_CLEAR, make_key(0));
+		ASSERT_TRUE(l2 && other);
+
+		ASSERT_EQ(put(*other, 1), 0);
+		io_.fail(call, -EIO, static_cast<uint64_t>(nth), 1);
+		EXPECT_EQ(l2->run(&req), -EIO) << call << nth;
+		io_.clear();
+		EXPECT_NE(file_of(1), "") << "control: it is there";
+		EXPECT_EQ(l2->run(&req), 0);
+		EXPECT_EQ(file_of(1), "");
+	}
+}
+
 TEST_F(FsFault, AReadErrorEndsThatRead) // S1
 {
 	Log log;
