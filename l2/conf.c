@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 struct pending {
 	bool given;
@@ -343,6 +344,25 @@ int kvh_conf_parse(const char *adapter, const char *conf, char **path_p,
 		return ret;
 	}
 	commit(&parser);
+	*path_p = path;
+	return 0;
+}
+
+int kvh_conf_absolute(char **path_p)
+{
+	char *cwd, *path;
+	int ret;
+
+	if (**path_p == '/' || **path_p == '\0')
+		return 0;
+	cwd = getcwd(NULL, 0);
+	if (cwd == NULL)
+		return -errno;
+	ret = asprintf(&path, "%s/%s", cwd, *path_p);
+	free(cwd);
+	if (ret < 0)
+		return -ENOMEM;
+	free(*path_p);
 	*path_p = path;
 	return 0;
 }

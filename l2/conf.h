@@ -52,6 +52,9 @@ int kvh_conf_parse(const char *adapter, const char *conf, char **path_p,
 int kvh_conf_bytes(const char *text, uint64_t *bytes_p);
 /* "30s", "1.5ms", with a unit of ns, us, ms, s, min, h: nanoseconds. The same. */
 int kvh_conf_duration(const char *text, uint64_t *ns_p);
+/* Puts the working directory before a relative path that was malloc'ed, for one that
+ * is looked at again and again: a process may change its directory. */
+int kvh_conf_absolute(char **path_p);
 
 #ifdef __cplusplus
 }

@@ -191,7 +191,7 @@ static int parse_conf(struct fs_l2 *fs, const char *conf)
 		kvh_err("fs: a directory is needed, as fs:/var/cache/kv,size=100G");
 		ret = -EINVAL;
 	}
-	return ret;
+	return ret < 0 ? ret : kvh_conf_absolute(&fs->path);
 }
 
 static struct fs_l2 *fs_new(const struct kvh_l2_env *env)

@@ -46,26 +46,6 @@ static int parse_floor(struct kvh_nvme_conf *conf)
 	return -EINVAL;
 }
 
-/* The path is looked at again and again, and a process may change its directory. */
-static int make_absolute(char **path_p)
-{
-	char *cwd, *path;
-	int ret;
-
-	if (**path_p == '/' || **path_p == '\0')
-		return 0;
-	cwd = getcwd(NULL, 0);
-	if (cwd == NULL)
-		return -errno;
-	ret = asprintf(&path, "%s/%s", cwd, *path_p);
-	free(cwd);
-	if (ret < 0)
-		return -ENOMEM;
-	free(*path_p);
-	*path_p = path;
-	return 0;
-}
-
 static int conf_check(struct kvh_nvme_conf *conf)
 {
 	int ret = parse_floor(conf);
@@ -75,9 +55,9 @@ static int conf_check(struct kvh_nvme_conf *conf)
 		ret = -EINVAL;
 	}
 	if (ret == 0)
-		ret = make_absolute(&conf->path);
+		ret = kvh_conf_absolute(&conf->path);
 	for (uint32_t i = 0; i < conf->more.n && ret == 0; i++)
-		ret = make_absolute(&conf->more.items[i]);
+		ret = kvh_conf_absolute(&conf->more.items[i]);
 	return ret;
 }
 

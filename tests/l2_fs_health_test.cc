@@ -106,6 +106,24 @@ TEST_F(FsHealth, WithoutItsTemporariesItCannotStore) // S11
 	await(l2, 0);
 }
 
+TEST_F(FsHealth, ADirectoryStaysWhereItWasWhenTheProcessGoesElsewhere)
+{
+	const stdfs::path before = stdfs::current_path();
+	IoFault io;
+
+	stdfs::create_directory(dir_.path() + "/deeper");
+	stdfs::current_path(dir_.path());
+	Adapter l2("fs:root,check=1", IoFault::ops(), &io);
+	stdfs::current_path(dir_.path() + "/deeper");
+	ASSERT_EQ(l2.error(), 0);
+	// Each look opens its two directories: some whole ones.
+	const uint64_t opens = io.calls(iofault::kOpen);
+	while (io.calls(iofault::kOpen) < opens + 8)
+		std::this_thread::yield();
+	EXPECT_EQ(health(l2), 0);
+	stdfs::current_path(before);
+}
+
 TEST_F(FsHealth, AFullDiskIsNoSickness)
 {
 	IoFault io;
