@@ -42,7 +42,14 @@ int kvh_target_init(struct kvh_target *target, const char *spec)
 {
 	struct stat st;
 
-	*target = (struct kvh_target){.spec = spec, .path = path_of(spec)};
+	*target = (struct kvh_target){.spec = spec};
+	if (strstr(spec, ",stripe=") != NULL) {
+		kvh_bench_complain("%s: stripe= is not supported here: one path is measured, "
+				   "and removed at the end",
+				   spec);
+		return -EINVAL;
+	}
+	target->path = path_of(spec);
 	if (target->path == NULL || stat(target->path, &st) < 0)
 		return 0;
 	/* A device is formatted by the adapter, and only where the spec says so. */

@@ -77,6 +77,22 @@ TEST(L2Bench, WhatIsThereIsNotTouched)
 	EXPECT_EQ(std::filesystem::file_size(dir.path("cache")), 10u);
 }
 
+TEST(L2Bench, SeveralFilesAreRefusedAndNoneIsMade)
+{
+	const TempDir dir;
+
+	for (const Args &mode : {Args{}, Args{"--mode=open"}}) {
+		const Outcome o = run(with({"--l2=nvme:" + dir.path("a") +
+					    ",stripe=" + dir.path("b") + ",size=16M"},
+					   mode.empty() ? kShort : mode));
+
+		EXPECT_EQ(o.status, 2);
+		EXPECT_NE(o.err.find("stripe="), std::string::npos) << o.err;
+		EXPECT_FALSE(std::filesystem::exists(dir.path("a")));
+		EXPECT_FALSE(std::filesystem::exists(dir.path("b")));
+	}
+}
+
 TEST(L2Bench, EveryModeOfAFileBesideFio)
 {
 	const TempDir dir;
