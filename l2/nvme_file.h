@@ -68,7 +68,8 @@ struct kvh_nvme_file {
 	struct kvh_nvme_super *super; /* a page; what the disk has, once open */
 	void *page;                   /* a page, for whoever writes one */
 	uint64_t *generations;        /* [super->table_pages], once read */
-	uint32_t bad_table_pages;     /* damaged in both copies, once read */
+	uint32_t bad_table_pages;     /* in both copies, once read */
+	int table_error;              /* of one of these that may be sound: a read failed */
 };
 
 /* Leaves nothing behind on failure. Logged: what was found, what is allowed.
@@ -110,9 +111,9 @@ int kvh_nvme_file_write(struct kvh_nvme_file *file, const void *buf, uint64_t le
 /* Nothing with sync=none, unless `always`. */
 int kvh_nvme_file_sync(const struct kvh_nvme_file *file, bool always);
 
-/* entries [super->segments]; of a page that is damaged in both copies they are
- * not assigned, and the log says so. `rewrite`: each page is written again as it is,
- * for what we read may be in a cache only, after a flush that failed. */
+/* entries [super->segments]; of a page that is damaged in both copies, or cannot be
+ * read, they are not assigned, and the log says so. `rewrite`: each page is written again as it
+ * is, for what we read may be in a cache only, after a flush that failed. */
 int kvh_nvme_file_read_table(struct kvh_nvme_file *file, bool rewrite,
 			     struct kvh_nvme_entry *entries);
 

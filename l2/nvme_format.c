@@ -263,23 +263,27 @@ int kvh_nvme_file_formatted(struct kvh_nvme_file *file)
 
 /* ---- the table ---- */
 
-static bool table_read(struct kvh_nvme_file *file, uint32_t page,
-		       struct kvh_nvme_table_page *best)
+/* -ENOENT: both copies are damaged. Another error: none is sound, and one could not
+ * be read, which may be. */
+static int table_read(struct kvh_nvme_file *file, uint32_t page,
+		      struct kvh_nvme_table_page *best)
 {
 	struct kvh_nvme_table_page *found = file->page;
 	bool any = false;
+	int error = -ENOENT;
 
 	for (unsigned copy = 0; copy < 2; copy++) {
 		uint64_t off = kvh_nvme_table_offset(file->super, page, copy);
+		int ret = kvh_nvme_file_read(file, found, KVH_NVME_PAGE, off);
 
-		if (kvh_nvme_file_read(file, found, KVH_NVME_PAGE, off) < 0 ||
-		    kvh_nvme_table_check(found, page) < 0 ||
+		error = ret < 0 ? ret : error;
+		if (ret < 0 || kvh_nvme_table_check(found, page) < 0 ||
 		    (any && found->generation < best->generation))
 			continue;
 		memcpy(best, found, KVH_NVME_PAGE);
 		any = true;
 	}
-	return any;
+	return any ? 0 : error;
 }
 
 /* Where it is: the other copy may be the only one on the medium. */
@@ -305,15 +309,20 @@ int kvh_nvme_file_read_table(struct kvh_nvme_file *file, bool rewrite,
 	}
 	memset(entries, 0, file->super->segments * sizeof(*entries));
 	file->bad_table_pages = 0;
+	file->table_error = 0;
 	for (uint32_t page = 0; page < file->super->table_pages && ret == 0; page++) {
 		uint32_t first = page * KVH_NVME_ENTRIES;
 		uint32_t n = file->super->segments > first ? file->super->segments - first : 0;
 
-		if (!table_read(file, page, best)) {
-			kvh_warn("nvme: %s: table page %" PRIu32 " is damaged, its frames are "
-				 "lost",
-				 file->path, page);
+		int found = table_read(file, page, best);
+
+		if (found < 0) {
+			kvh_warn("nvme: %s: table page %" PRIu32 " %s", file->path, page,
+				 found == -ENOENT ? "is damaged, its frames are lost"
+						  : "cannot be read");
 			file->bad_table_pages++;
+			if (found != -ENOENT)
+				file->table_error = found;
 			continue;
 		}
 		file->generations[page] = best->generation;

@@ -320,6 +320,8 @@ static int stripe_load(struct kvh_nvme_stripe *stripe, bool *loaded_p)
 	if (entries == NULL)
 		return -ENOMEM;
 	ret = kvh_nvme_file_read_table(stripe->file, !stripe->file->super->clean, entries);
+	if (ret == 0) /* a medium that may read again later has lost no frame */
+		ret = stripe->file->table_error;
 	if (ret == 0)
 		ret = entries_load(stripe, entries, loaded_p);
 	free(entries);

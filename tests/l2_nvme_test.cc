@@ -262,6 +262,32 @@ TEST_P(Nvme, OneTablePageIsEnoughWithoutBothItIsCold)
 	EXPECT_EQ(l2.put(make_key(1), frame), 0); // and goes on
 }
 
+// It may be sound: no open may go on without it, and write over it.
+TEST_P(Nvme, ATableThatCannotBeReadIsNotTakenForADamagedOne)
+{
+	static std::atomic<int> unread; // so many copies, 0 first
+	struct kvh_io_ops ops = kvh_io_system;
+	Log log;
+
+	ops.pread = [](void *, int fd, void *buf, size_t len, off_t off) -> ssize_t {
+		if (off >= 2 * 4096 && off < (2 + unread) * 4096)
+			return -EIO;
+		return kvh_io_system.pread(nullptr, fd, buf, len, off);
+	};
+	{
+		Adapter l2(spec());
+		ASSERT_EQ(l2.put(make_key(1), make_frame(make_key(1), 5000)), 0);
+	}
+	unread = 2;
+	EXPECT_EQ(Adapter(spec(""), &ops).error(), -EIO);
+	EXPECT_EQ(log.count("table page 0 cannot be read"), 1u) << log.text();
+	unread = 1; // the other one is sound, and newer
+	EXPECT_EQ(Adapter(spec(""), &ops).error(), 0);
+	unread = 0;
+	Adapter l2(spec(""), &ops);
+	EXPECT_GT(l2.probe(make_key(1)), 0);
+}
+
 TEST_P(Nvme, OneProcessAtATime)
 {
 	Log log;
