@@ -117,8 +117,7 @@ static int check_space(const struct demo *demo, uint64_t size)
 		return 0;
 	kvh_bench_complain("%s: the NVMe file takes %s, there is room for %s: choose "
 			   "another --dir",
-			   demo->dir, kvh_format_bytes(size, want),
-			   kvh_format_bytes(room, have));
+			   demo->dir, kvh_size_text(size, want), kvh_size_text(room, have));
 	return -ENOSPC;
 }
 
@@ -156,9 +155,9 @@ static void print_part(const struct demo *demo)
 	printf("\n%s\non %s\n", head.model, head.device);
 	printf("  %zu requests over %" PRId64
 	       " distinct blocks of %s: %s, behind an L1 of %s\n",
-	       replay->trace.n_requests, n, kvh_format_bytes(head.block_bytes, block),
-	       kvh_format_bytes((uint64_t)n * head.block_bytes, all),
-	       kvh_format_bytes(demo->l1_bytes, l1));
+	       replay->trace.n_requests, n, kvh_size_text(head.block_bytes, block),
+	       kvh_size_text((uint64_t)n * head.block_bytes, all),
+	       kvh_size_text(demo->l1_bytes, l1));
 	(void)fflush(stdout);
 }
 

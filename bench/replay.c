@@ -110,8 +110,8 @@ int kvh_replay_l1(const struct kvh_replay *replay, uint64_t *l1_p)
 		kvh_bench_complain("an L1 for all %" PRId64 " distinct blocks takes %s, the "
 				   "machine has %s left: give --l1 SIZE, a smaller --scale, or "
 				   "fewer --requests",
-				   distinct, kvh_format_bytes(need, want),
-				   kvh_format_bytes(available, have));
+				   distinct, kvh_size_text(need, want),
+				   kvh_size_text(available, have));
 		return -ENOMEM;
 	}
 	*l1_p = need;
@@ -163,7 +163,7 @@ void kvh_replay_progress(void *arg)
 		      result->block_references == 0 ? 0
 						    : 100.0 * (double)result->prefix_hits /
 							      (double)result->block_references,
-		      kvh_format_bytes(result->stages[KVH_STAGE_CHECK].bytes, moved),
+		      kvh_size_text(result->stages[KVH_STAGE_CHECK].bytes, moved),
 		      result->mismatches);
 }
 

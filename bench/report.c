@@ -150,20 +150,6 @@ static double gb_per_s(uint64_t bytes, uint64_t ns)
 
 /* ---- table ---- */
 
-const char *kvh_format_bytes(uint64_t bytes, char *text)
-{
-	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-	double value = (double)bytes;
-	size_t unit = 0;
-
-	while (value >= 1024 && unit + 1 < sizeof(units) / sizeof(units[0])) {
-		value /= 1024;
-		unit++;
-	}
-	(void)snprintf(text, 24, unit == 0 ? "%.0f %s" : "%.2f %s", value, units[unit]);
-	return text;
-}
-
 const char *kvh_format_ns(uint64_t ns, char *text)
 {
 	static const char *const units[] = {"ns", "us", "ms", "s"};
@@ -184,9 +170,9 @@ void kvh_report_head_print(FILE *out, const struct kvh_report_head *head)
 
 	(void)fprintf(out, "model     %s\n", head->model);
 	(void)fprintf(out, "trace     %s, blocks of 512 tokens, %s each\n", head->trace,
-		      kvh_format_bytes(head->block_bytes, block));
+		      kvh_size_text(head->block_bytes, block));
 	(void)fprintf(out, "device    %s\n", head->device);
-	(void)fprintf(out, "L1        %s\n", kvh_format_bytes(head->l1_bytes, l1));
+	(void)fprintf(out, "L1        %s\n", kvh_size_text(head->l1_bytes, l1));
 }
 
 static void table_stages(FILE *out, struct kvh_result *result)
@@ -202,8 +188,7 @@ static void table_stages(FILE *out, struct kvh_result *result)
 				       gb_per_s(stage->bytes, stage->ns));
 		(void)fprintf(out, "%-10s %8zu %12s %9s %10s %10s\n",
 			      kvh_stage_name((enum kvh_stage)i), stage->each.n,
-			      stage->bytes == 0 ? "" : kvh_format_bytes(stage->bytes, bytes),
-			      rate,
+			      stage->bytes == 0 ? "" : kvh_size_text(stage->bytes, bytes), rate,
 			      kvh_format_ns(kvh_samples_percentile(&stage->each, 50), p50),
 			      kvh_format_ns(kvh_samples_percentile(&stage->each, 99), p99));
 	}
@@ -219,10 +204,10 @@ static void table_l2(FILE *out, const struct kvh_result *result)
 			      "L2 %-10s %" PRIu64 " written (%s), %" PRIu64
 			      " read (%s), %" PRIu64 " failed, %" PRIu64 " dropped, %" PRIu64
 			      " corrupt; %s in use\n",
-			      l2->name, l2->puts, kvh_format_bytes(l2->put_bytes, put),
-			      l2->gets, kvh_format_bytes(l2->get_bytes, got),
+			      l2->name, l2->puts, kvh_size_text(l2->put_bytes, put), l2->gets,
+			      kvh_size_text(l2->get_bytes, got),
 			      l2->put_failed + l2->get_failed + l2->timeouts, l2->put_dropped,
-			      l2->get_corrupt, kvh_format_bytes(l2->used_bytes, used));
+			      l2->get_corrupt, kvh_size_text(l2->used_bytes, used));
 	}
 }
 
@@ -254,7 +239,7 @@ void kvh_report_table(FILE *out, struct kvh_result *result)
 	(void)fprintf(out,
 		      "CPU           %.2f s, peak memory %s\n"
 		      "verified      %" PRIu64 " chunks, %" PRIu64 " mismatches\n",
-		      usage.cpu_seconds, kvh_format_bytes(usage.peak_bytes, peak),
+		      usage.cpu_seconds, kvh_size_text(usage.peak_bytes, peak),
 		      result->chunks_verified, result->mismatches);
 }
 

@@ -7,6 +7,7 @@
 #define KVH_BENCH_REPORT_H
 
 #include "kvhoist.h"
+#include "l2/size_text.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -82,8 +83,7 @@ void kvh_report_table(FILE *out, struct kvh_result *result);
 /* One object and a newline. 0 or -ENOMEM. */
 int kvh_report_json(FILE *out, const struct kvh_report_head *head, struct kvh_result *result);
 
-/* "4096 B", "1.50 MiB"; "850 ns", "1.20 ms". `text` has room for 24. */
-const char *kvh_format_bytes(uint64_t bytes, char *text);
+/* "850 ns", "1.20 ms". `text` has room for 24. */
 const char *kvh_format_ns(uint64_t ns, char *text);
 
 #ifdef __cplusplus

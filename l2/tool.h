@@ -13,6 +13,7 @@
 #include "host/frame.h"
 #include "l2/nvme_inspect.h"
 #include "l2/nvme_layout.h"
+#include "l2/size_text.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -94,8 +95,6 @@ void kvh_tool_log(void *ignored, enum kvh_log_level level, const char *line);
 /* Of a negative errno. */
 int kvh_tool_status(int err);
 
-/* "4096 B", "1.50 MiB". */
-const char *kvh_tool_bytes(uint64_t bytes, char text[24]);
 double kvh_tool_rate(uint64_t bytes, uint64_t ns); /* GB/s */
 const char *kvh_tool_hex(const void *bytes, size_t n, char *text);
 /* "HASH-RANK-GROUP", as the fs adapter calls its files. */

@@ -129,7 +129,7 @@ static bool may(const struct discard *discard)
 	if (discard->opts->yes)
 		return true;
 	(void)fprintf(stderr, "Discard %" PRIu64 " %s (%s) of %s%s? [y/N] ", discard->frames,
-		      what(discard->opts), kvh_tool_bytes(discard->bytes, bytes),
+		      what(discard->opts), kvh_size_text(discard->bytes, bytes),
 		      discard->opts->paths[0],
 		      discard->opts->n_paths > 1 ? " and its stripes" : "");
 	(void)fflush(stderr);
@@ -198,7 +198,7 @@ static int print_done(const struct discard *discard)
 
 	if (!discard->opts->json) {
 		printf("%" PRIu64 " frames (%s) are discarded\n", discard->frames,
-		       kvh_tool_bytes(discard->bytes, bytes));
+		       kvh_size_text(discard->bytes, bytes));
 		return KVH_TOOL_OK;
 	}
 	object = json_object();

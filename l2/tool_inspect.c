@@ -200,8 +200,8 @@ static void print_files(const struct kvh_tool *tool)
 		       "         %s, %" PRIu32 " segments of %s; ",
 		       tool->files[i].path, info->version, info->stripe, info->stripes,
 		       kvh_tool_hex(info->uuid, sizeof(info->uuid), set),
-		       kvh_tool_bytes(info->bytes, bytes), info->segments,
-		       kvh_tool_bytes(info->segment_bytes, segment));
+		       kvh_size_text(info->bytes, bytes), info->segments,
+		       kvh_size_text(info->segment_bytes, segment));
 		print_state(info);
 		putchar('\n');
 	}
@@ -216,7 +216,7 @@ static void print_classes(const struct inspect *inspect)
 
 		printf("%-14s %10" PRIu64 " %12" PRIu64 " %12" PRIu64 "\n",
 		       class->slot_bytes == 0 ? "none yet"
-					      : kvh_tool_bytes(class->slot_bytes, bytes),
+					      : kvh_size_text(class->slot_bytes, bytes),
 		       class->segments, class->slots, class->used);
 	}
 }
@@ -232,7 +232,7 @@ static void print_spaces(const struct inspect *inspect)
 		(void)snprintf(range, sizeof(range), "%" PRIu64 "..%" PRIu64, space->oldest,
 			       space->newest);
 		printf("%016" PRIx64 " %10" PRIu64 " %12s %5.1f %%  %-40s %s\n", space->id,
-		       space->frames, kvh_tool_bytes(space->bytes, bytes),
+		       space->frames, kvh_size_text(space->bytes, bytes),
 		       share(inspect, space->bytes), range,
 		       kvh_tool_hex(space->digest, sizeof(space->digest), digest));
 	}
@@ -247,8 +247,8 @@ static void print_table(const struct inspect *inspect)
 	print_classes(inspect);
 	print_spaces(inspect);
 	printf("\n%" PRIu64 " frames, %s of %s (%.1f %%); %" PRIu64 " damaged headers\n",
-	       totals->frames, kvh_tool_bytes(totals->bytes, bytes),
-	       kvh_tool_bytes(inspect->room, room), share(inspect, totals->bytes),
+	       totals->frames, kvh_size_text(totals->bytes, bytes),
+	       kvh_size_text(inspect->room, room), share(inspect, totals->bytes),
 	       totals->damaged);
 }
 

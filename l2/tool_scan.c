@@ -367,7 +367,7 @@ static void show(const struct scan *scan, uint64_t now_ns)
 
 	(void)fprintf(stderr, "\r%3u %% [%.20s] ", percent, bar + 20 - percent / 5);
 	if (scan->whole)
-		(void)fprintf(stderr, "%s, %.2f GB/s, ", kvh_tool_bytes(scan->done, bytes),
+		(void)fprintf(stderr, "%s, %.2f GB/s, ", kvh_size_text(scan->done, bytes),
 			      kvh_tool_rate(scan->done, now_ns - scan->began_ns));
 	(void)fprintf(stderr, "%" PRIu64 " frames, %zu damaged \033[K", scan->totals.frames,
 		      scan->n_damages);

@@ -41,20 +41,6 @@ int kvh_tool_status(int err)
 
 /* ---- numbers ---- */
 
-const char *kvh_tool_bytes(uint64_t bytes, char text[24])
-{
-	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-	double value = (double)bytes;
-	size_t unit = 0;
-
-	while (value >= 1024 && unit + 1 < sizeof(units) / sizeof(units[0])) {
-		value /= 1024;
-		unit++;
-	}
-	(void)snprintf(text, 24, unit == 0 ? "%.0f %s" : "%.2f %s", value, units[unit]);
-	return text;
-}
-
 double kvh_tool_rate(uint64_t bytes, uint64_t ns)
 {
 	return ns == 0 ? 0 : (double)bytes / (double)ns;

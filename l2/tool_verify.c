@@ -46,7 +46,7 @@ static void take(void *arg, const struct kvh_tool_slot *slot)
 	printf("damaged  %s: segment %" PRIu32 ", slot %" PRIu32 ", offset %" PRIu64
 	       " (%s): %s",
 	       verify->tool->files[slot->file].path, slot->segment, slot->slot, slot->offset,
-	       kvh_tool_bytes(slot->bytes, bytes), slot->fault);
+	       kvh_size_text(slot->bytes, bytes), slot->fault);
 	if (slot->named)
 		printf("; key %s, space %016" PRIx64, kvh_tool_key_text(&slot->key, key),
 		       slot->key.space);
@@ -58,7 +58,7 @@ static void print_totals(const struct kvh_tool *tool, const struct kvh_tool_tota
 	char bytes[24];
 
 	printf("%" PRIu64 " frames are sound (%s, %.2f GB/s), %" PRIu64 " damaged",
-	       totals->frames, kvh_tool_bytes(totals->bytes, bytes),
+	       totals->frames, kvh_size_text(totals->bytes, bytes),
 	       kvh_tool_rate(totals->bytes, totals->ns), totals->damaged);
 	if (totals->changed > 0)
 		printf(", %" PRIu64 " changed meanwhile", totals->changed);

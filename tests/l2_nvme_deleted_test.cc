@@ -35,46 +35,11 @@ class WipeIo
 		};
 		ops.pread = [](void *ctx, int fd, void *buf, size_t len, off_t off) -> ssize_t {
 			if (len > 4096)
-				of(ctx)->reads_.wait();
+				of(ctx)->reads.pass();
 			return kvh_io_system.pread(nullptr, fd, buf, len, off);
 		};
 	}
-	class Gate
-	{
-	      public:
-		void hold()
-		{
-			std::lock_guard<std::mutex> guard(lock_);
-			held_ = true;
-		}
-		void release()
-		{
-			std::lock_guard<std::mutex> guard(lock_);
-			held_ = false;
-			changed_.notify_all();
-		}
-		void await(unsigned n)
-		{
-			std::unique_lock<std::mutex> guard(lock_);
-			changed_.wait(guard, [&] { return waiting_ >= n; });
-		}
-		void wait()
-		{
-			std::unique_lock<std::mutex> guard(lock_);
-
-			waiting_++;
-			changed_.notify_all();
-			changed_.wait(guard, [&] { return !held_; });
-			waiting_--;
-		}
-
-	      private:
-		std::mutex lock_;
-		std::condition_variable changed_;
-		bool held_ = false;
-		unsigned waiting_ = 0;
-	};
-	Gate reads_, wipes_; // of frames; threads engine only
+	Gate reads, wipe_gate; // of frames; threads engine only
 
       private:
 	static WipeIo *of(void *ctx)
@@ -88,7 +53,7 @@ class WipeIo
 		writes++;
 		if (len == 4096 && memcmp(buf, zeros, len) == 0) {
 			wipes++;
-			wipes_.wait();
+			wipe_gate.pass();
 			return wipes_fail ? -EIO : 0;
 		}
 		return len > 4096 && frames_fail.fetch_sub(1) > 0 ? -EIO : 0;
@@ -247,6 +212,36 @@ INSTANTIATE_TEST_SUITE_P(Engines, Deleted, ::testing::Values("uring", "threads")
 
 class DeletedHeld : public Deleted
 {
+      protected:
+	// A GET of key 1 is held, and a DELETE, or a CLEAR, or both wait behind it.
+	struct Behind {
+		explicit Behind(Adapter &l2, WipeIo &io) : l2_(l2)
+		{
+			EXPECT_EQ(l2.error(), 0);
+			EXPECT_EQ(put(l2, 1), 0);
+			io.reads.hold();
+			EXPECT_EQ(l2.submit(&get), 0);
+			io.reads.await(1);
+		}
+		void submit(struct kvh_l2_req &req)
+		{
+			EXPECT_EQ(l2_.submit(&req), 0);
+			EXPECT_TRUE(settle(l2_).empty());
+		}
+		void wait()
+		{
+			ASSERT_EQ(l2_.wait(3).size(), 3u);
+		}
+
+		const Buffer into{frame(1).size()};
+		struct kvh_l2_req get = make_req(KVH_L2_GET, make_key(1), into.data(),
+						 into.size());
+		struct kvh_l2_req del = make_req(KVH_L2_DELETE, make_key(1));
+		struct kvh_l2_req all = make_req(KVH_L2_CLEAR, make_key(1));
+
+	      private:
+		Adapter &l2_;
+	};
 };
 
 // A failed PUT had taken the slot of an evicted frame, of which nothing was
@@ -265,16 +260,16 @@ TEST_P(DeletedHeld, ADeleteWaitsForTheWipeOfASlotThatGaveWay)
 	struct kvh_l2_req del = make_req(KVH_L2_DELETE, make_key(1)); // the oldest now
 
 	io.frames_fail = 1;
-	io.wipes_.hold();
+	io.wipe_gate.hold();
 	ASSERT_EQ(l2.submit(&fails), 0);
 	while (l2.usage().evicted != 2)
 		(void)l2.reap();
 	(void)settle(l2);
-	io.wipes_.await(1);
+	io.wipe_gate.await(1);
 	EXPECT_GT(after_crash(1), 0) << "control: it is there";
 	ASSERT_EQ(l2.submit(&del), 0);
 	EXPECT_TRUE(settle(l2).empty()) << "it has ended while a crash brings the frame back";
-	io.wipes_.release();
+	io.wipe_gate.release();
 	ASSERT_EQ(l2.wait(2).size(), 2u);
 	EXPECT_LT(fails.status, 0);
 	EXPECT_EQ(del.status, -ENOENT);
@@ -284,24 +279,15 @@ TEST_P(DeletedHeld, ADeleteWaitsForTheWipeOfASlotThatGaveWay)
 TEST_P(DeletedHeld, AClearWaitsForADeleteThatWaitsForAGet)
 {
 	Adapter l2(spec(), &io.ops, &io);
-	const Buffer into(frame(1).size());
-	struct kvh_l2_req get = make_req(KVH_L2_GET, make_key(1), into.data(), into.size());
-	struct kvh_l2_req del = make_req(KVH_L2_DELETE, make_key(1));
-	struct kvh_l2_req all = make_req(KVH_L2_CLEAR, make_key(1));
+	Behind behind(l2, io);
 
-	ASSERT_EQ(l2.error(), 0);
-	ASSERT_EQ(put(l2, 1), 0);
-	io.reads_.hold();
-	ASSERT_EQ(l2.submit(&get), 0);
-	io.reads_.await(1);
-	ASSERT_EQ(l2.submit(&del), 0);
-	ASSERT_EQ(l2.submit(&all), 0);
-	EXPECT_TRUE(settle(l2).empty());
+	behind.submit(behind.del);
+	behind.submit(behind.all);
 	EXPECT_GT(after_crash(1), 0) << "control: it is there";
-	io.reads_.release();
-	ASSERT_EQ(l2.wait(3).size(), 3u);
-	EXPECT_EQ(del.status, 0);
-	EXPECT_EQ(all.status, 0);
+	io.reads.release();
+	behind.wait();
+	EXPECT_EQ(behind.del.status, 0);
+	EXPECT_EQ(behind.all.status, 0);
 	EXPECT_EQ(after_crash(1), -ENOENT);
 }
 
@@ -309,24 +295,15 @@ TEST_P(DeletedHeld, AClearFailsWithTheDeleteThatCouldNotWipe)
 {
 	Log log;
 	Adapter l2(spec(), &io.ops, &io);
-	const Buffer into(frame(1).size());
-	struct kvh_l2_req get = make_req(KVH_L2_GET, make_key(1), into.data(), into.size());
-	struct kvh_l2_req del = make_req(KVH_L2_DELETE, make_key(1));
-	struct kvh_l2_req all = make_req(KVH_L2_CLEAR, make_key(1));
+	Behind behind(l2, io);
 
-	ASSERT_EQ(l2.error(), 0);
-	ASSERT_EQ(put(l2, 1), 0);
-	io.reads_.hold();
-	ASSERT_EQ(l2.submit(&get), 0);
-	io.reads_.await(1);
-	ASSERT_EQ(l2.submit(&del), 0);
-	ASSERT_EQ(l2.submit(&all), 0);
-	EXPECT_TRUE(settle(l2).empty());
+	behind.submit(behind.del);
+	behind.submit(behind.all);
 	io.wipes_fail = true;
-	io.reads_.release();
-	ASSERT_EQ(l2.wait(3).size(), 3u);
-	EXPECT_EQ(del.status, -EIO);
-	EXPECT_EQ(all.status, -EIO);
+	io.reads.release();
+	behind.wait();
+	EXPECT_EQ(behind.del.status, -EIO);
+	EXPECT_EQ(behind.all.status, -EIO);
 	EXPECT_GT(after_crash(1), 0) << "control: it comes back";
 	io.wipes_fail = false;
 	EXPECT_EQ(clear(l2), 0);
@@ -337,24 +314,14 @@ TEST_P(DeletedHeld, AClearFailsWithTheDeleteThatCouldNotWipe)
 TEST_P(DeletedHeld, ADeleteWaitsForAClearThatWaitsForAGet)
 {
 	Adapter l2(spec(), &io.ops, &io);
-	const Buffer into(frame(1).size());
-	struct kvh_l2_req get = make_req(KVH_L2_GET, make_key(1), into.data(), into.size());
-	struct kvh_l2_req all = make_req(KVH_L2_CLEAR, make_key(1));
-	struct kvh_l2_req del = make_req(KVH_L2_DELETE, make_key(1));
+	Behind behind(l2, io);
 
-	ASSERT_EQ(l2.error(), 0);
-	ASSERT_EQ(put(l2, 1), 0);
-	io.reads_.hold();
-	ASSERT_EQ(l2.submit(&get), 0);
-	io.reads_.await(1);
-	ASSERT_EQ(l2.submit(&all), 0);
-	EXPECT_TRUE(settle(l2).empty());
-	ASSERT_EQ(l2.submit(&del), 0);
-	EXPECT_TRUE(settle(l2).empty());
-	io.reads_.release();
-	ASSERT_EQ(l2.wait(3).size(), 3u);
-	EXPECT_EQ(del.status, -ENOENT);
-	EXPECT_EQ(all.status, 0);
+	behind.submit(behind.all);
+	behind.submit(behind.del);
+	io.reads.release();
+	behind.wait();
+	EXPECT_EQ(behind.del.status, -ENOENT);
+	EXPECT_EQ(behind.all.status, 0);
 	EXPECT_EQ(after_crash(1), -ENOENT);
 }
 
@@ -376,10 +343,10 @@ TEST_P(DeletedHeld, ASegmentThatWasEmptiedForNobodyIsTakenOutOfTheTable)
 		gets.push_back(make_req(KVH_L2_GET, make_key(k), buffers.back().data(),
 					buffers.back().size()));
 	}
-	io.reads_.hold();
+	io.reads.hold();
 	for (struct kvh_l2_req &get : gets)
 		ASSERT_EQ(l2.submit(&get), 0);
-	io.reads_.await(static_cast<unsigned>(gets.size()));
+	io.reads.await(static_cast<unsigned>(gets.size()));
 	const Buffer other = frame(1000, 0, 30000);
 	struct kvh_l2_req waits = make_req(KVH_L2_PUT, make_key(1000), other.data(),
 					   other.size());
@@ -396,7 +363,7 @@ TEST_P(DeletedHeld, ASegmentThatWasEmptiedForNobodyIsTakenOutOfTheTable)
 	struct kvh_l2_req del = make_req(KVH_L2_DELETE, make_key(gone));
 	ASSERT_EQ(l2.submit(&del), 0);
 	EXPECT_TRUE(settle(l2).empty());
-	io.reads_.release();
+	io.reads.release();
 	ASSERT_EQ(l2.wait(gets.size() + 1).size(), gets.size() + 1);
 	EXPECT_EQ(del.status, -ENOENT);
 	EXPECT_EQ(after_crash(gone), -ENOENT);

@@ -17,6 +17,45 @@
 namespace l2test
 {
 
+// Whoever comes waits until it is released. At any time.
+class Gate
+{
+      public:
+	void hold()
+	{
+		std::lock_guard<std::mutex> guard(lock_);
+		held_ = true;
+	}
+	void release()
+	{
+		std::lock_guard<std::mutex> guard(lock_);
+		held_ = false;
+		changed_.notify_all();
+	}
+	void await(unsigned n)
+	{
+		std::unique_lock<std::mutex> guard(lock_);
+		changed_.wait(guard, [&] { return waiting_ >= n; });
+	}
+	void pass()
+	{
+		std::unique_lock<std::mutex> guard(lock_);
+
+		if (!held_)
+			return;
+		waiting_++;
+		changed_.notify_all();
+		changed_.wait(guard, [&] { return !held_; });
+		waiting_--;
+	}
+
+      private:
+	std::mutex lock_;
+	std::condition_variable changed_;
+	bool held_ = false;
+	unsigned waiting_ = 0;
+};
+
 // Set the fields before the adapter is opened, but those that say otherwise.
 class FaultIo
 {
@@ -32,23 +71,7 @@ class FaultIo
 	bool no_direct = false;    // O_DIRECT is refused by open
 	bool no_direct_io = false; // ... by the transfers
 	bool no_fallocate = false;
-	// Reads of more than a page wait until released. At any time.
-	void hold()
-	{
-		std::lock_guard<std::mutex> guard(lock_);
-		held_ = true;
-	}
-	void release()
-	{
-		std::lock_guard<std::mutex> guard(lock_);
-		held_ = false;
-		changed_.notify_all();
-	}
-	void await_held(unsigned n)
-	{
-		std::unique_lock<std::mutex> guard(lock_);
-		changed_.wait(guard, [&] { return waiting_ >= n; });
-	}
+	Gate reads; // of more than a page
 
 	struct kvh_io_ops ops = {};
 
@@ -73,7 +96,7 @@ class FaultIo
 			if (const int ret = io->fault(&io->read_at))
 				return ret;
 			if (len > 4096)
-				io->wait();
+				io->reads.pass();
 			return kvh_io_system.pread(nullptr, fd, buf, io->cut(len), off);
 		};
 		ops.pwrite = [](void *ctx, int fd, const void *buf, size_t len,
@@ -157,22 +180,7 @@ class FaultIo
 
 		return part < step ? step : part / step * step;
 	}
-	void wait()
-	{
-		std::unique_lock<std::mutex> guard(lock_);
-
-		if (!held_)
-			return;
-		waiting_++;
-		changed_.notify_all();
-		changed_.wait(guard, [&] { return !held_; });
-		waiting_--;
-	}
-
-	std::mutex lock_;
-	std::condition_variable changed_;
-	bool held_ = false;
-	unsigned waiting_ = 0;
+	std::mutex lock_; // of random_
 	std::atomic<bool> direct_{false};
 	int late_ = 0; // of the ring, whose hooks one thread calls
 	std::mt19937_64 random_;

@@ -362,13 +362,13 @@ TEST_F(NvmeHeld, ADeleteWaitsForTheGetThatReads)
 	struct kvh_l2_req get = make_req(KVH_L2_GET, key, into.data(), into.size());
 	struct kvh_l2_req del = make_req(KVH_L2_DELETE, key);
 
-	io.hold();
+	io.reads.hold();
 	ASSERT_EQ(l2.submit(&get), 0);
-	io.await_held(1);
+	io.reads.await(1);
 	ASSERT_EQ(l2.submit(&del), 0);
 	EXPECT_EQ(l2.probe(key), -ENOENT); // from now on
 	EXPECT_TRUE(l2.reap().empty());
-	io.release();
+	io.reads.release();
 	ASSERT_EQ(l2.wait(2).size(), 2u);
 	EXPECT_EQ(get.status, 0);
 	EXPECT_EQ(del.status, 0);
@@ -385,13 +385,13 @@ TEST_F(NvmeHeld, AGetBesideAReplacingPutReadsTheOldOne)
 		struct kvh_l2_req put = make_req(KVH_L2_PUT, key, new_frame.data(),
 						 new_frame.size());
 
-		io.hold();
+		io.reads.hold();
 		ASSERT_EQ(l2.submit(&get), 0);
-		io.await_held(1);
+		io.reads.await(1);
 		ASSERT_EQ(l2.submit(&put), 0);
 		while (l2.usage().used_bytes < 2 * old_frame.size()) // its slot was opened
 			(void)l2.reap();
-		io.release();
+		io.reads.release();
 		ASSERT_EQ(l2.wait(2).size(), 2u);
 		EXPECT_EQ(get.status, 0);
 		EXPECT_EQ(put.status, 0);
@@ -415,9 +415,9 @@ TEST_F(NvmeHeld, WhatIsReadIsNotEvicted)
 	struct kvh_l2_req get = make_req(KVH_L2_GET, make_key(oldest), into.data(),
 					 into.size());
 
-	io.hold();
+	io.reads.hold();
 	ASSERT_EQ(l2.submit(&get), 0);
-	io.await_held(1);
+	io.reads.await(1);
 	for (uint64_t end = n + 40; n < end; n++) {
 		ASSERT_EQ(l2.put(make_key(n), make_frame(make_key(n), 100000)), 0);
 	}
@@ -431,7 +431,7 @@ TEST_F(NvmeHeld, WhatIsReadIsNotEvicted)
 		ASSERT_EQ(l2.submit(&put[i]), 0);
 	}
 	ASSERT_EQ(l2.wait(3).size(), 3u);
-	io.release();
+	io.reads.release();
 	ASSERT_EQ(l2.wait(1).size(), 1u);
 	EXPECT_EQ(get.status, 0);
 	EXPECT_TRUE(into == want);
@@ -452,16 +452,16 @@ TEST_F(NvmeHeld, ANewSizeGetsRoomThoughAllIsRead)
 		gets.push_back(
 			make_req(KVH_L2_GET, make_key(i), buffers.back().data(), into.size()));
 	}
-	io.hold();
+	io.reads.hold();
 	for (struct kvh_l2_req &get : gets)
 		ASSERT_EQ(l2.submit(&get), 0);
-	io.await_held(static_cast<unsigned>(gets.size()));
+	io.reads.await(static_cast<unsigned>(gets.size()));
 	const Buffer other = make_frame(make_key(1000), 30000);
 	struct kvh_l2_req put = make_req(KVH_L2_PUT, make_key(1000), other.data(),
 					 other.size());
 	ASSERT_EQ(l2.submit(&put), 0);
 	EXPECT_TRUE(l2.reap().empty());
-	io.release();
+	io.reads.release();
 	ASSERT_EQ(l2.wait(gets.size() + 1).size(), gets.size() + 1);
 	EXPECT_EQ(put.status, 0);
 	for (uint64_t i = 1; i < n; i++) {
@@ -488,16 +488,16 @@ TEST_F(NvmeHeld, WhatGivesWayTakesNoNewReaders)
 		gets.push_back(make_req(KVH_L2_GET, make_key(2 * i + 1), buffers[i].data(),
 					into.size()));
 	}
-	io.hold();
+	io.reads.hold();
 	for (struct kvh_l2_req &get : gets)
 		ASSERT_EQ(l2.submit(&get), 0);
-	io.await_held(8); // one in each segment
+	io.reads.await(8); // one in each segment
 	const Buffer other = make_frame(make_key(1000), 30000);
 	struct kvh_l2_req put = make_req(KVH_L2_PUT, make_key(1000), other.data(),
 					 other.size());
 	ASSERT_EQ(l2.submit(&put), 0);
 	EXPECT_EQ(l2.usage().evicted, 2u);
-	io.release();
+	io.reads.release();
 	ASSERT_EQ(l2.wait(9).size(), 9u);
 	EXPECT_EQ(put.status, 0);
 	for (uint64_t i = 0; i < 8; i++) {
@@ -513,12 +513,12 @@ TEST_F(NvmeHeld, ACloseThatCannotFinishSaysSo)
 	struct kvh_l2_req get = make_req(KVH_L2_GET, key, into.data(), into.size());
 	Log log;
 
-	io.hold();
+	io.reads.hold();
 	ASSERT_EQ(l2.submit(&get), 0);
-	io.await_held(1);
+	io.reads.await(1);
 	EXPECT_EQ(l2.ops()->close(l2.self(), 1), -ETIMEDOUT);
 	EXPECT_NE(log.text().find("1 transfers"), std::string::npos) << log.text();
-	io.release(); // so that the destructor's close can
+	io.reads.release(); // so that the destructor's close can
 }
 
 } // namespace

@@ -38,11 +38,11 @@ TEST(ReportFormat, Units)
 {
 	char text[24];
 
-	EXPECT_STREQ(kvh_format_bytes(0, text), "0 B");
-	EXPECT_STREQ(kvh_format_bytes(1023, text), "1023 B");
-	EXPECT_STREQ(kvh_format_bytes(1536, text), "1.50 KiB");
-	EXPECT_STREQ(kvh_format_bytes(uint64_t{3} << 40, text), "3.00 TiB");
-	EXPECT_STREQ(kvh_format_bytes(UINT64_MAX, text), "16777216.00 TiB");
+	EXPECT_STREQ(kvh_size_text(0, text), "0 B");
+	EXPECT_STREQ(kvh_size_text(1023, text), "1023 B");
+	EXPECT_STREQ(kvh_size_text(1536, text), "1.50 KiB");
+	EXPECT_STREQ(kvh_size_text(uint64_t{3} << 40, text), "3.00 TiB");
+	EXPECT_STREQ(kvh_size_text(UINT64_MAX, text), "16777216.00 TiB");
 	EXPECT_STREQ(kvh_format_ns(999, text), "999 ns");
 	EXPECT_STREQ(kvh_format_ns(1200000, text), "1.20 ms");
 	EXPECT_STREQ(kvh_format_ns(75000000000, text), "75.00 s");
