@@ -310,12 +310,14 @@ static void change_start(struct kvh_loop_work *work)
 	struct kvh_change *change = (struct kvh_change *)((char *)work -
 							  offsetof(struct kvh_change, start));
 	struct kvh_controller *c = change->controller;
-	int err = -ECANCELED;
+	int err = 0;
 
-	if (!c->stopping && change->kind == KVH_CHANGE_ADD)
+	if (c->stopping)
+		err = -ECANCELED;
+	else if (change->kind == KVH_CHANGE_ADD)
 		change_wait(c, change); /* for its turn, in the tick that follows */
-	if (!c->stopping)
-		err = change->kind == KVH_CHANGE_ADD ? 0 : drain_start(c, change);
+	else
+		err = drain_start(c, change);
 	if (err != 0)
 		change->ended(change, err);
 }

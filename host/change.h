@@ -59,7 +59,7 @@ struct kvh_change {
 	struct kvh_adapter_opts opts; /* ADD */
 	struct kvh_adapter *adapter;
 	int err;
-	struct kvh_change *next; /* of those that wait for an adapter to drain */
+	struct kvh_change *next; /* of those that wait for their turn, or for a drain */
 };
 
 /* Whether two specs name the same adapter and path. */

@@ -32,10 +32,11 @@
  *   values     spaces, pools, jobs and leases are 64-bit values, 0 is none.
  *              They stand for no address, so that they can mean the same in
  *              another process; today an engine serves the one that opened it.
- *   structs    those with `size` are filled by their _init function first,
- *              which sets it (status structs: the caller sets it to sizeof): fields are only
- * ever added at the end, and zero means what it meant before. A size this library does not know
- *              is -EINVAL.
+ *   structs    those with `size` are filled by their _init function first, which
+ *              sets it (status structs: the caller sets it to sizeof). Once
+ *              released, fields are only added at the end, and zero means what
+ *              it meant before. A size that this library does not know is
+ *              -EINVAL.
  */
 #ifndef KVHOIST_H
 #define KVHOIST_H
