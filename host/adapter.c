@@ -367,20 +367,20 @@ static void stray(struct kvh_adapter *a)
 static void reap(struct kvh_adapter *a)
 {
 	struct kvh_l2_req *done[REAP_BATCH];
-	uint32_t n, total = 0;
+	uint32_t n;
 
 	do {
 		n = a->ops->reap(a->self, done, REAP_BATCH);
+		/* Before anyone hears of an end: who then asks for the status sees it. */
+		if (n > 0)
+			kvh_adapter_refresh_usage(a);
 		for (uint32_t i = 0; i < n; i++) {
 			if (kvh_out_remove(&a->out, done[i]))
 				come_back(a, (struct kvh_l2_task *)done[i]);
 			else
 				stray(a);
 		}
-		total += n;
 	} while (n == REAP_BATCH);
-	if (total > 0)
-		kvh_adapter_refresh_usage(a);
 }
 
 static void adapter_ready(struct kvh_loop_source *source)

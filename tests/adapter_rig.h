@@ -31,6 +31,7 @@ struct Task : kvh_l2_task {
 	int status = KVH_PENDING;
 	bool buffer_free = false, back = false;
 	uint32_t n_ended = 0;
+	uint64_t objects_at_end = 0; // as the adapter's status has it then
 };
 
 struct Rig {
@@ -74,6 +75,8 @@ struct Rig {
 			self->n_ended++;
 			self->status = status;
 			self->buffer_free = buffer_free;
+			self->objects_at_end =
+				self->rig->count(&kvh_adapter_counters::objects);
 			self->rig->order.push_back(self->id);
 		};
 		task.returned = [](kvh_l2_task *t) { static_cast<Task *>(t)->back = true; };

@@ -60,6 +60,19 @@ TEST(Adapter, OneFrameThereAndBack)
 	}
 }
 
+// Who hears of an end and asks at once how much there is, on any thread.
+TEST(Adapter, TheStatusHasWhatHasEnded)
+{
+	Rig rig("mem");
+	Task &put = rig.submit(KVH_L2_PUT, 1);
+
+	rig.settle();
+	EXPECT_EQ(put.objects_at_end, 1u);
+	Task &gone = rig.submit(KVH_L2_DELETE, 1);
+	rig.settle();
+	EXPECT_EQ(gone.objects_at_end, 0u);
+}
+
 TEST(Adapter, PeekAddsToWhatWasFound)
 {
 	Rig rig("mem");
