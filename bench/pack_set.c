@@ -75,8 +75,6 @@ int kvh_pack_rig_open(struct kvh_pack_rig *rig, const char *device, uint64_t poo
 		err = kvh_mover_open(rig->dev, &mover, &rig->mover);
 	if (err == 0)
 		err = rig->dev->ops->stream_create(rig->dev, 1, &rig->stream);
-	if (err == 0)
-		err = rig->dev->ops->event_create(rig->dev, &rig->mark);
 	if (err != 0) {
 		kvh_bench_complain("a pool of %" PRIu64 " bytes: %s", rig->pool_bytes,
 				   strerror(-err));
@@ -94,8 +92,6 @@ void kvh_pack_rig_close(struct kvh_pack_rig *rig)
 	ops = rig->dev->ops;
 	if (rig->mover != NULL)
 		kvh_mover_close(rig->mover);
-	if (rig->mark != NULL)
-		ops->event_destroy(rig->dev, rig->mark);
 	if (rig->stream != NULL)
 		ops->stream_destroy(rig->dev, rig->stream);
 	if (rig->arena != NULL)
@@ -110,12 +106,7 @@ void kvh_pack_rig_close(struct kvh_pack_rig *rig)
 
 int kvh_pack_rig_wait(struct kvh_pack_rig *rig)
 {
-	const struct kvh_device_ops *ops = rig->dev->ops;
-	int rc = ops->event_record(rig->dev, rig->mark, rig->stream);
-
-	while (rc == 0)
-		rc = ops->event_query(rig->dev, rig->mark);
-	return rc < 0 ? rc : 0;
+	return rig->dev->ops->stream_wait(rig->dev, rig->stream);
 }
 
 /* ---- bytes -------------------------------------------------------------- */

@@ -43,7 +43,6 @@ struct kvh_pack_rig {
 	unsigned char *bounce; /* pinned, bounce_bytes: fills and reads the pool */
 	uint64_t bounce_bytes;
 	kvh_stream stream;
-	kvh_event_mark mark;
 };
 
 struct kvh_pack_shape {
@@ -76,7 +75,7 @@ int kvh_pack_rig_open(struct kvh_pack_rig *rig, const char *device, uint64_t poo
 		      uint64_t arena_bytes);
 /* Zeroed or open: NULLs are passed over. */
 void kvh_pack_rig_close(struct kvh_pack_rig *rig);
-/* Waits for what the stream has. Spins: what it times is short. */
+/* Waits for what the stream has, as the driver does: CUDA's spins. */
 int kvh_pack_rig_wait(struct kvh_pack_rig *rig);
 
 /* -ENOSPC: the shape does not fit the pool or the arena. Fills the whole pool. */

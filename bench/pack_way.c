@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * pack_way.c - the ways of `kvhoist-bench pack`, each timed and then compared. One
- * thread, beside the mover's own. What is waited for is spun on: a sleep's wake-up
- * would be a percent of what is measured.
+ * thread, beside the mover's own. What is waited for is spun on, as a driver does for a
+ * stream: a sleep's wake-up would be a percent of what is measured.
  */
 #include "bench/pack_way.h"
 
@@ -298,7 +298,6 @@ void kvh_way_run(enum kvh_way way, struct kvh_pack_set *set, bool load, uint32_t
 /* One direction of the link, or both: a stream and a contiguous copy each. */
 struct link_side {
 	kvh_stream stream;
-	kvh_event_mark mark;
 	struct kvh_copy copy;
 	void *frame;
 };
@@ -307,8 +306,6 @@ static void link_side_close(struct kvh_pack_rig *rig, struct link_side *side)
 {
 	if (side->frame != NULL)
 		kvh_arena_free(rig->arena, side->frame);
-	if (side->mark != NULL)
-		rig->dev->ops->event_destroy(rig->dev, side->mark);
 	if (side->stream != NULL)
 		rig->dev->ops->stream_destroy(rig->dev, side->stream);
 }
@@ -326,26 +323,21 @@ static int link_side_open(struct kvh_pack_rig *rig, struct link_side *side, bool
 	side->copy.dst = load ? (void *)page : side->frame;
 	side->copy.src = load ? side->frame : (void *)page;
 	side->copy.bytes = bytes;
-	err = rig->dev->ops->stream_create(rig->dev, 0, &side->stream);
-	return err != 0 ? err : rig->dev->ops->event_create(rig->dev, &side->mark);
+	return rig->dev->ops->stream_create(rig->dev, 0, &side->stream);
 }
 
 static int link_sample(struct kvh_pack_rig *rig, struct link_side *sides, const bool *loads,
 		       uint32_t n)
 {
 	const struct kvh_device_ops *ops = rig->dev->ops;
-	int rc = 0;
+	int err = 0;
 
-	for (uint32_t i = 0; i < n && rc == 0; i++) {
-		rc = ops->copy(rig->dev, loads[i] ? KVH_COPY_H2D : KVH_COPY_D2H, &sides[i].copy,
-			       sides[i].stream);
-		if (rc == 0)
-			rc = ops->event_record(rig->dev, sides[i].mark, sides[i].stream);
-	}
-	for (uint32_t i = 0; i < n && rc >= 0; i++)
-		while ((rc = ops->event_query(rig->dev, sides[i].mark)) == 0)
-			;
-	return rc < 0 ? rc : 0;
+	for (uint32_t i = 0; i < n && err == 0; i++)
+		err = ops->copy(rig->dev, loads[i] ? KVH_COPY_H2D : KVH_COPY_D2H,
+				&sides[i].copy, sides[i].stream);
+	for (uint32_t i = 0; i < n && err == 0; i++)
+		err = ops->stream_wait(rig->dev, sides[i].stream);
+	return err;
 }
 
 static double link_rate(struct kvh_pack_rig *rig, const bool *loads, uint32_t n_sides,
