@@ -75,8 +75,7 @@ struct Rig {
 			self->n_ended++;
 			self->status = status;
 			self->buffer_free = buffer_free;
-			self->objects_at_end =
-				self->rig->count(&kvh_adapter_counters::objects);
+			self->objects_at_end = self->rig->count(&kvh_adapter_counters::objects);
 			self->rig->order.push_back(self->id);
 		};
 		task.returned = [](kvh_l2_task *t) { static_cast<Task *>(t)->back = true; };
