@@ -58,6 +58,7 @@ torture: deps-ci
 	@seed=$${KVHOIST_SEED:-$$(date +%s)000000}; \
 	echo "== $(TORTURE_SCHEDULES) schedules: KVHOIST_SEED=$$seed"; \
 	$(SIM) --seed $$seed --count $(TORTURE_SCHEDULES) && \
+	echo "== $(TORTURE_SCHEDULES) schedules: 0 violations" && \
 	$(SIM) --seed $$seed --count 6000 --completions-fail
 	@KVHOIST_LONG=1 tests/crash.sh $(RELEASE)/tests 'soak|engine_stress'
 	@KVHOIST_LONG=1 $$(setarch -R true 2>/dev/null && echo setarch -R) \
