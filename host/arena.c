@@ -65,10 +65,10 @@ static void take_run(struct kvh_arena *arena, uint32_t slab, uint32_t first, uin
 }
 
 /* n frames side by side in a slab that has them free. */
-static bool alloc_beside(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t n,
-			 void **frames)
+static bool alloc_beside(struct kvh_arena *arena, struct kvh_size_class *class, int node,
+			 uint32_t n, void **frames)
 {
-	uint32_t slab = kvh_class_next(arena, class, 0);
+	uint32_t slab = kvh_class_next(arena, class, 0, node);
 
 	for (uint32_t i = 0; i < RUN_SLABS_MAX && slab != KVH_SLAB_NONE; i++) {
 		uint32_t first, len;
@@ -80,16 +80,16 @@ static bool alloc_beside(struct kvh_arena *arena, struct kvh_size_class *class, 
 				return true;
 			}
 		}
-		slab = kvh_class_next(arena, class, slab + 1);
+		slab = kvh_class_next(arena, class, slab + 1, node);
 	}
 	return false;
 }
 
 /* What is free at the lowest address, up to n; 0 if nothing is. */
-static uint32_t alloc_lowest(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t n,
-			     void **frames)
+static uint32_t alloc_lowest(struct kvh_arena *arena, struct kvh_size_class *class, int node,
+			     uint32_t n, void **frames)
 {
-	uint32_t slab = kvh_class_next(arena, class, 0);
+	uint32_t slab = kvh_class_next(arena, class, 0, node);
 	uint32_t first, len;
 
 	if (slab == KVH_SLAB_NONE)
@@ -103,10 +103,10 @@ static uint32_t alloc_lowest(struct kvh_arena *arena, struct kvh_size_class *cla
 }
 
 /* From a new slab; 0 where there is no room for one. */
-static uint32_t alloc_new(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t n,
-			  void **frames)
+static uint32_t alloc_new(struct kvh_arena *arena, struct kvh_size_class *class, int node,
+			  uint32_t n, void **frames)
 {
-	uint32_t slab = kvh_slab_make(arena, class);
+	uint32_t slab = kvh_slab_make(arena, class, node);
 	uint32_t take;
 
 	if (slab == KVH_SLAB_NONE)
@@ -119,18 +119,18 @@ static uint32_t alloc_new(struct kvh_arena *arena, struct kvh_size_class *class,
 
 /* One by the first fit. Several: where they lie side by side, in slabs there are
  * or in new ones, or else wherever there is room. */
-static uint32_t alloc_frames(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t n,
-			     void **frames)
+static uint32_t alloc_frames(struct kvh_arena *arena, struct kvh_size_class *class, int node,
+			     uint32_t n, void **frames)
 {
 	uint32_t got = 0, more;
 
-	if (n > 1 && alloc_beside(arena, class, n, frames))
+	if (n > 1 && alloc_beside(arena, class, node, n, frames))
 		return n;
-	if (n == 1 && class->n_partial > 0)
-		return alloc_lowest(arena, class, 1, frames);
-	while (got < n && (more = alloc_new(arena, class, n - got, frames + got)) > 0)
+	if (n == 1 && (more = alloc_lowest(arena, class, node, 1, frames)) > 0)
+		return more;
+	while (got < n && (more = alloc_new(arena, class, node, n - got, frames + got)) > 0)
 		got += more;
-	while (got < n && (more = alloc_lowest(arena, class, n - got, frames + got)) > 0)
+	while (got < n && (more = alloc_lowest(arena, class, node, n - got, frames + got)) > 0)
 		got += more;
 	return got;
 }
@@ -157,7 +157,8 @@ static void count(uint64_t *counter, uint64_t change)
 	__atomic_store_n(counter, *counter + change, __ATOMIC_RELAXED);
 }
 
-int kvh_arena_alloc(struct kvh_arena *arena, uint64_t bytes, uint32_t n, void **frames)
+int kvh_arena_alloc_near(struct kvh_arena *arena, int node, uint64_t bytes, uint32_t n,
+			 void **frames)
 {
 	struct kvh_size_class *class;
 	uint32_t got = 0;
@@ -171,13 +172,20 @@ int kvh_arena_alloc(struct kvh_arena *arena, uint64_t bytes, uint32_t n, void **
 	kvh_spin_lock(&arena->lock);
 	class = kvh_class_get(arena, (uint32_t)(bytes / KVH_PAGE_BYTES));
 	if (class != NULL && n > 0)
-		got = alloc_frames(arena, class, n, frames);
+		got = alloc_frames(arena, class, node, n, frames);
+	if (class != NULL && got < n && node != KVH_NODE_ANY)
+		got += alloc_frames(arena, class, KVH_NODE_ANY, n - got, frames + got);
 	count(&arena->frames, got);
 	count(&arena->used_bytes, got * bytes);
 	pthread_mutex_unlock(&arena->lock);
 	if (!in_order(frames, got))
 		qsort(frames, got, sizeof(*frames), by_address);
 	return (int)got;
+}
+
+int kvh_arena_alloc(struct kvh_arena *arena, uint64_t bytes, uint32_t n, void **frames)
+{
+	return kvh_arena_alloc_near(arena, KVH_NODE_ANY, bytes, n, frames);
 }
 
 /* Under the lock. */

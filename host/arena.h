@@ -23,11 +23,18 @@ extern "C" {
 
 struct kvh_arena;
 
+#define KVH_ARENA_NODES_MAX 16u
+#define KVH_NODE_ANY        (-1)
+
 struct kvh_arena_opts {
 	struct kvh_device *dev; /* registers the pieces */
 	uint64_t bytes;         /* >= 1 MiB; rounded down to 2 MiB, but 2 MiB at least */
 	uint64_t piece_bytes;   /* 0: 1 GiB */
-	int numa_node;          /* -1: any */
+	int numa_node;          /* -1: any; of all pieces, where n_nodes is 0 */
+	/* Else pieces lie in turn on these nodes (-1: any), as far as there are pieces:
+	 * each node has to have room for its own. */
+	uint32_t n_nodes; /* 0..KVH_ARENA_NODES_MAX */
+	int nodes[KVH_ARENA_NODES_MAX];
 	uint32_t touch_threads; /* 0: as many as the machine has cores, at most 16 */
 	/* No memory behind the frames, nothing pinned: for measuring what is beside
 	 * them, with more of them than fit. */
@@ -37,6 +44,7 @@ struct kvh_arena_opts {
 struct kvh_arena_piece {
 	void *base;
 	uint64_t bytes;
+	int node; /* that it is bound to; KVH_NODE_ANY: none, also where that was refused */
 };
 
 struct kvh_arena_stats {
@@ -62,6 +70,11 @@ void kvh_arena_close(struct kvh_arena *arena, bool leak);
  * is room, in rising addresses. Returns how many: fewer when memory is short.
  * -EINVAL: bytes is 0, no multiple, or larger than a piece. */
 int kvh_arena_alloc(struct kvh_arena *arena, uint64_t bytes, uint32_t n, void **frames);
+/* The same, from pieces on the node as far as they have room, then from any: what is
+ * on each side lies side by side. Evicts nothing: a caller that would rather evict near
+ * than go far has to say so to L1. */
+int kvh_arena_alloc_near(struct kvh_arena *arena, int node, uint64_t bytes, uint32_t n,
+			 void **frames);
 void kvh_arena_free(struct kvh_arena *arena, void *frame);
 void kvh_arena_free_many(struct kvh_arena *arena, void *const *frames, uint32_t n);
 /* Bytes of the frame as allocated. */

@@ -65,12 +65,14 @@ void kvh_slab_tables_close(struct kvh_arena *arena);
 
 /* NULL: no memory for another size. The pointer holds until the next call. */
 struct kvh_size_class *kvh_class_get(struct kvh_arena *arena, uint32_t pages);
-/* The first slab with a free frame at or above granule `from`. */
-uint32_t kvh_class_next(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t from);
+/* The first slab with a free frame at or above granule `from`; on this node only, or
+ * KVH_NODE_ANY. */
+uint32_t kvh_class_next(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t from,
+			int node);
 
 /* A new slab with all frames free; at least one must be taken before the lock
- * is left. KVH_SLAB_NONE: no room. */
-uint32_t kvh_slab_make(struct kvh_arena *arena, struct kvh_size_class *class);
+ * is left. KVH_SLAB_NONE: no room on this node, or KVH_NODE_ANY. */
+uint32_t kvh_slab_make(struct kvh_arena *arena, struct kvh_size_class *class, int node);
 /* The first run of n free frames, or else 0. */
 uint32_t kvh_slab_run(const struct kvh_arena *arena, uint32_t slab, uint32_t n,
 		      uint32_t *first_p);

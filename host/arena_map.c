@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <numaif.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -27,6 +28,28 @@
 #define NODES_MAX     1024u
 #define BITS_PER_LONG (8 * sizeof(unsigned long))
 
+static int check_node(int node)
+{
+	if (node < (int)NODES_MAX)
+		return 0;
+	kvh_err("L1 on NUMA node %d: must be below %u", node, NODES_MAX);
+	return -EINVAL;
+}
+
+static int check_nodes(const struct kvh_arena_opts *opts)
+{
+	int rc = 0;
+
+	if (opts->n_nodes > KVH_ARENA_NODES_MAX) {
+		kvh_err("L1 on %" PRIu32 " NUMA nodes: at most %u", opts->n_nodes,
+			KVH_ARENA_NODES_MAX);
+		return -EINVAL;
+	}
+	for (uint32_t i = 0; i < opts->n_nodes && rc == 0; i++)
+		rc = check_node(opts->nodes[i]);
+	return rc != 0 ? rc : check_node(opts->numa_node);
+}
+
 static int check_opts(const struct kvh_arena_opts *opts)
 {
 	if (opts->bytes < BYTES_MIN || opts->bytes > BYTES_MAX) {
@@ -40,11 +63,7 @@ static int check_opts(const struct kvh_arena_opts *opts)
 			opts->piece_bytes, KVH_GRANULE_BYTES, PIECE_MAX);
 		return -EINVAL;
 	}
-	if (opts->numa_node >= (int)NODES_MAX) {
-		kvh_err("L1 on NUMA node %d: must be below %u", opts->numa_node, NODES_MAX);
-		return -EINVAL;
-	}
-	return 0;
+	return check_nodes(opts);
 }
 
 static int check_room(uint64_t bytes, const char *of, uint64_t room)
@@ -56,14 +75,34 @@ static int check_room(uint64_t bytes, const char *of, uint64_t room)
 	return -ENOMEM;
 }
 
-static int check_rooms(uint64_t bytes, int node)
+/* Of the pieces that the node is to hold; once for each node, at its first piece. */
+static int check_room_node(const struct kvh_arena_map *map, uint32_t first)
 {
-	int rc = check_room(bytes, "the machine", kvh_arena_room_machine(""));
+	int node = map->pieces[first].node;
+	uint64_t bytes = 0;
+	char name[32];
+
+	if (node < 0)
+		return 0;
+	for (uint32_t i = 0; i < map->n_pieces; i++) {
+		if (map->pieces[i].node != node)
+			continue;
+		if (i < first)
+			return 0;
+		bytes += map->pieces[i].bytes;
+	}
+	(void)snprintf(name, sizeof(name), "NUMA node %d", node);
+	return check_room(bytes, name, kvh_arena_room_node("", node));
+}
+
+static int check_rooms(const struct kvh_arena_map *map)
+{
+	int rc = check_room(map->bytes, "the machine", kvh_arena_room_machine(""));
 
 	if (rc == 0)
-		rc = check_room(bytes, "the cgroup", kvh_arena_room_cgroup(""));
-	if (rc == 0 && node >= 0)
-		rc = check_room(bytes, "the NUMA node", kvh_arena_room_node("", node));
+		rc = check_room(map->bytes, "the cgroup", kvh_arena_room_cgroup(""));
+	for (uint32_t i = 0; i < map->n_pieces && i < KVH_ARENA_NODES_MAX && rc == 0; i++)
+		rc = check_room_node(map, i);
 	return rc;
 }
 
@@ -115,15 +154,19 @@ static void touch_piece(const struct kvh_arena_piece *piece, uint32_t n)
 			kvh_thread_join(&threads[i]);
 }
 
-static void bind_piece(struct kvh_arena_map *map, const struct kvh_arena_piece *piece, int node)
+/* ---- mapping ------------------------------------------------------------ */
+
+static void bind_piece(struct kvh_arena_map *map, struct kvh_arena_piece *piece)
 {
 	unsigned long mask[NODES_MAX / BITS_PER_LONG] = {0};
+	unsigned node = (unsigned)piece->node;
 
-	mask[(unsigned)node / BITS_PER_LONG] |= 1ul << ((unsigned)node % BITS_PER_LONG);
+	mask[node / BITS_PER_LONG] |= 1ul << (node % BITS_PER_LONG);
 	if (mbind(piece->base, piece->bytes, MPOL_BIND, mask, NODES_MAX, 0) == 0)
 		return;
 	if (map->numa_refused++ == 0)
-		kvh_warn("L1 is not bound to NUMA node %d: mbind: %s", node, strerror(errno));
+		kvh_warn("L1 is not bound to NUMA node %u: mbind: %s", node, strerror(errno));
+	piece->node = KVH_NODE_ANY;
 }
 
 static int map_piece(struct kvh_arena_map *map, struct kvh_arena_piece *piece)
@@ -140,6 +183,8 @@ static int map_piece(struct kvh_arena_map *map, struct kvh_arena_piece *piece)
 	}
 	if (madvise(piece->base, piece->bytes, MADV_HUGEPAGE) == 0)
 		map->huge_bytes += piece->bytes;
+	if (piece->node >= 0)
+		bind_piece(map, piece);
 	return 0;
 }
 
@@ -156,35 +201,6 @@ static int register_piece(struct kvh_device *dev, const struct kvh_arena_piece *
 		": %s; RLIMIT_MEMLOCK is %" PRIu64 " bytes (ulimit -l)",
 		piece->bytes, pinned, strerror(-rc), (uint64_t)limit.rlim_cur);
 	return -ENOMEM;
-}
-
-/* One piece, pinned; map->n_pieces counts it then. */
-static int open_piece(struct kvh_arena_map *map, const struct kvh_arena_opts *opts,
-		      uint64_t left)
-{
-	struct kvh_arena_piece *piece = &map->pieces[map->n_pieces];
-	uint64_t piece_bytes = map->stride - KVH_GRANULE_BYTES;
-	int rc;
-
-	piece->base = map->base + map->n_pieces * map->stride;
-	piece->bytes = left < piece_bytes ? left : piece_bytes;
-	if (opts->addresses_only) {
-		map->n_pieces++;
-		map->bytes += piece->bytes;
-		return 0;
-	}
-	rc = map_piece(map, piece);
-	if (rc != 0)
-		return rc;
-	if (opts->numa_node >= 0)
-		bind_piece(map, piece, opts->numa_node);
-	touch_piece(piece, touch_threads(opts->touch_threads));
-	rc = register_piece(map->dev, piece, map->bytes);
-	if (rc != 0)
-		return rc;
-	map->n_pieces++;
-	map->bytes += piece->bytes;
-	return 0;
 }
 
 /* A range of addresses, aligned to granules, without memory behind it. */
@@ -205,47 +221,95 @@ static unsigned char *reserve_range(uint64_t span)
 	return at + skip;
 }
 
-static int map_range(struct kvh_arena_map *map, uint64_t bytes, uint64_t piece_bytes)
+static int node_of(const struct kvh_arena_opts *opts, uint32_t piece)
 {
-	uint64_t n = (bytes + piece_bytes - 1) / piece_bytes;
+	int node = opts->n_nodes > 0 ? opts->nodes[piece % opts->n_nodes] : opts->numa_node;
 
+	return node >= 0 ? node : KVH_NODE_ANY;
+}
+
+/* Where every piece is to lie. */
+static int lay_out(const struct kvh_arena_opts *opts, struct kvh_arena_map *map)
+{
+	uint64_t piece_bytes = opts->piece_bytes != 0 ? opts->piece_bytes : PIECE_MAX;
+	uint64_t bytes = opts->bytes / KVH_GRANULE_BYTES * KVH_GRANULE_BYTES;
+
+	bytes = bytes > 0 ? bytes : KVH_GRANULE_BYTES;
+	piece_bytes = piece_bytes / KVH_GRANULE_BYTES * KVH_GRANULE_BYTES;
+	piece_bytes = piece_bytes < bytes ? piece_bytes : bytes;
+	map->bytes = bytes;
+	map->n_pieces = (uint32_t)((bytes + piece_bytes - 1) / piece_bytes);
 	map->stride = piece_bytes + KVH_GRANULE_BYTES;
-	map->span = n * map->stride;
-	map->pieces = calloc(n, sizeof(*map->pieces));
+	map->span = map->n_pieces * map->stride;
+	map->pieces = calloc(map->n_pieces, sizeof(*map->pieces));
 	if (map->pieces == NULL) {
-		kvh_err("L1: no memory for %" PRIu64 " pieces", n);
+		kvh_err("L1: no memory for %" PRIu32 " pieces", map->n_pieces);
 		return -ENOMEM;
 	}
+	for (uint32_t i = 0; i < map->n_pieces; i++) {
+		map->pieces[i].bytes = bytes < piece_bytes ? bytes : piece_bytes;
+		map->pieces[i].node = node_of(opts, i);
+		bytes -= map->pieces[i].bytes;
+	}
+	return 0;
+}
+
+static int map_range(struct kvh_arena_map *map)
+{
+	int rc = 0;
+
 	map->base = reserve_range(map->span);
 	if (map->base == NULL) {
 		kvh_err("L1: no range of %" PRIu64 " addresses: %s", map->span,
 			strerror(errno));
-		free(map->pieces);
 		return -ENOMEM;
+	}
+	for (uint32_t i = 0; i < map->n_pieces && rc == 0; i++) {
+		map->pieces[i].base = map->base + i * map->stride;
+		if (!map->unpinned)
+			rc = map_piece(map, &map->pieces[i]);
+	}
+	if (rc != 0)
+		(void)munmap(map->base, map->span);
+	return rc;
+}
+
+static int pin_pieces(const struct kvh_arena_opts *opts, struct kvh_arena_map *map)
+{
+	uint64_t pinned = 0;
+
+	for (uint32_t i = 0; i < map->n_pieces; i++) {
+		int rc;
+
+		touch_piece(&map->pieces[i], touch_threads(opts->touch_threads));
+		rc = register_piece(map->dev, &map->pieces[i], pinned);
+		if (rc != 0) {
+			map->n_pieces = i;
+			return rc;
+		}
+		pinned += map->pieces[i].bytes;
 	}
 	return 0;
 }
 
 int kvh_arena_map_open(const struct kvh_arena_opts *opts, struct kvh_arena_map *map)
 {
-	uint64_t piece_bytes = opts->piece_bytes != 0 ? opts->piece_bytes : PIECE_MAX;
-	uint64_t bytes = opts->bytes / KVH_GRANULE_BYTES * KVH_GRANULE_BYTES;
 	int rc = check_opts(opts);
 
 	if (rc != 0)
 		return rc;
-	bytes = bytes > 0 ? bytes : KVH_GRANULE_BYTES;
-	piece_bytes = piece_bytes / KVH_GRANULE_BYTES * KVH_GRANULE_BYTES;
-	piece_bytes = piece_bytes < bytes ? piece_bytes : bytes;
-	rc = opts->addresses_only ? 0 : check_rooms(bytes, opts->numa_node);
-	if (rc != 0)
-		return rc;
 	*map = (struct kvh_arena_map){.dev = opts->dev, .unpinned = opts->addresses_only};
-	rc = map_range(map, bytes, piece_bytes);
+	rc = lay_out(opts, map);
 	if (rc != 0)
 		return rc;
-	while (rc == 0 && map->bytes < bytes)
-		rc = open_piece(map, opts, bytes - map->bytes);
+	rc = map->unpinned ? 0 : check_rooms(map);
+	if (rc == 0)
+		rc = map_range(map);
+	if (rc != 0) {
+		free(map->pieces);
+		return rc;
+	}
+	rc = map->unpinned ? 0 : pin_pieces(opts, map);
 	if (rc != 0)
 		kvh_arena_map_close(map, false);
 	return rc;

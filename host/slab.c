@@ -52,6 +52,23 @@ void kvh_slab_tables_close(struct kvh_arena *arena)
 	free(arena->slab_of);
 }
 
+/* ---- pieces ------------------------------------------------------------- */
+
+static uint32_t piece_granules(const struct kvh_arena *arena)
+{
+	return (uint32_t)(arena->map.stride / KVH_GRANULE_BYTES);
+}
+
+static uint32_t piece_of_granule(const struct kvh_arena *arena, uint32_t granule)
+{
+	return granule / piece_granules(arena);
+}
+
+static bool is_on(const struct kvh_arena *arena, uint32_t piece, int node)
+{
+	return node == KVH_NODE_ANY || arena->map.pieces[piece].node == node;
+}
+
 /* ---- sizes -------------------------------------------------------------- */
 
 /* Granules of the slab that wastes little, among those of at most `most`. */
@@ -135,7 +152,7 @@ static struct kvh_size_class *class_of(struct kvh_arena *arena, uint32_t slab)
 	return class;
 }
 
-uint32_t kvh_class_next(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t from)
+static uint32_t class_next(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t from)
 {
 	uint32_t at = from > class->lowest ? from : class->lowest;
 
@@ -152,6 +169,27 @@ uint32_t kvh_class_next(struct kvh_arena *arena, struct kvh_size_class *class, u
 		at = (at / 64 + 1) * 64;
 	}
 	return KVH_SLAB_NONE;
+}
+
+uint32_t kvh_class_next(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t from,
+			int node)
+{
+	for (;;) {
+		uint32_t at = class_next(arena, class, from);
+		uint32_t piece;
+
+		if (at == KVH_SLAB_NONE || node == KVH_NODE_ANY)
+			return at;
+		piece = piece_of_granule(arena, at);
+		if (is_on(arena, piece, node))
+			return at;
+		do /* not slab by slab over what lies elsewhere */
+			piece++;
+		while (piece < arena->map.n_pieces && !is_on(arena, piece, node));
+		if (piece == arena->map.n_pieces)
+			return KVH_SLAB_NONE;
+		from = piece * piece_granules(arena);
+	}
 }
 
 static void set_partial(struct kvh_size_class *class, uint32_t slab, bool partial)
@@ -175,7 +213,7 @@ static void set_partial(struct kvh_size_class *class, uint32_t slab, bool partia
 static uint32_t piece_run(const struct kvh_arena *arena, uint32_t piece, uint32_t want,
 			  uint32_t *longest_p)
 {
-	uint32_t at = (uint32_t)(piece * (arena->map.stride / KVH_GRANULE_BYTES));
+	uint32_t at = piece * piece_granules(arena);
 	uint32_t end = at + (uint32_t)(arena->map.pieces[piece].bytes / KVH_GRANULE_BYTES);
 	uint32_t run = 0;
 
@@ -196,24 +234,20 @@ static uint32_t piece_run(const struct kvh_arena *arena, uint32_t piece, uint32_
 	return KVH_SLAB_NONE;
 }
 
-static uint32_t arena_run(const struct kvh_arena *arena, uint32_t want, uint32_t *longest_p)
+static uint32_t arena_run(const struct kvh_arena *arena, uint32_t want, int node,
+			  uint32_t *longest_p)
 {
 	*longest_p = 0;
 	for (uint32_t i = 0; i < arena->map.n_pieces; i++) {
 		uint32_t at;
 
-		if (arena->free_granules[i] <= *longest_p)
+		if (!is_on(arena, i, node) || arena->free_granules[i] <= *longest_p)
 			continue; /* neither enough nor longer than what was seen */
 		at = piece_run(arena, i, want, longest_p);
 		if (at != KVH_SLAB_NONE)
 			return at;
 	}
 	return KVH_SLAB_NONE;
-}
-
-static uint32_t piece_of_granule(const struct kvh_arena *arena, uint32_t granule)
-{
-	return (uint32_t)(granule / (arena->map.stride / KVH_GRANULE_BYTES));
 }
 
 /* ---- slabs -------------------------------------------------------------- */
@@ -257,19 +291,19 @@ static void slab_start(struct kvh_arena *arena, struct kvh_size_class *class, ui
 	set_partial(class, slab, true);
 }
 
-uint32_t kvh_slab_make(struct kvh_arena *arena, struct kvh_size_class *class)
+uint32_t kvh_slab_make(struct kvh_arena *arena, struct kvh_size_class *class, int node)
 {
 	uint32_t least = (class->pages + KVH_GRANULE_PAGES - 1) / KVH_GRANULE_PAGES;
 	uint32_t granules = class->granules;
 	uint32_t longest, slab;
 
-	slab = arena_run(arena, granules, &longest);
+	slab = arena_run(arena, granules, node, &longest);
 	if (slab == KVH_SLAB_NONE) {
 		if (longest < least)
 			return KVH_SLAB_NONE;
 		/* Memory is short: rather a slab that wastes more than none. */
 		granules = choose_granules(class->pages, longest);
-		slab = arena_run(arena, granules, &longest);
+		slab = arena_run(arena, granules, node, &longest);
 		assert(slab != KVH_SLAB_NONE);
 	}
 	slab_start(arena, class, slab, granules);
