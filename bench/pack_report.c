@@ -49,6 +49,7 @@ void kvh_pack_report_free(struct kvh_pack_report *report)
 {
 	free(report->rows);
 	free(report->both);
+	kvh_beside_report_free(&report->beside);
 	memset(report, 0, sizeof(*report));
 }
 
@@ -60,7 +61,12 @@ bool kvh_pack_report_right(const struct kvh_pack_report *report)
 	for (size_t i = 0; i < report->n_both; i++)
 		if (!report->both[i].right)
 			return false;
-	return true;
+	return kvh_beside_report_right(&report->beside);
+}
+
+const char *kvh_pack_report_device(const struct kvh_pack_report *report)
+{
+	return report->device.n_sms != 0 ? report->device.name : "host device";
 }
 
 static const char *direction(bool load)
@@ -91,10 +97,14 @@ void kvh_pack_report_head(FILE *out, const struct kvh_pack_report *report)
 		report->device.driver[0] != '\0' ? ", driver " : "", report->device.driver);
 	fprintf(out,
 		"link: D2H %.2f GB/s, H2D %.2f GB/s, both %.2f GB/s (%" PRIu64
-		" MiB contiguous, median)\n\n",
+		" MiB contiguous, median)\n",
 		report->link_store, report->link_load, report->link_both,
 		report->link_bytes >> 20);
-	fprintf(out, "%-10s %-4s %8s %8s %-10s %8s %7s %10s %10s %9s %9s\n", "way", "dir",
+}
+
+void kvh_pack_rows_head(FILE *out)
+{
+	fprintf(out, "\n%-10s %-4s %8s %8s %-10s %8s %7s %10s %10s %9s %9s\n", "way", "dir",
 		"fragment", "frame", "pages", "GB/s", "link", "submit", "others", "p50", "p99");
 	fprintf(out, "%-10s %-4s %8s %8s %-10s %8s %7s %10s %10s\n", "", "", "", "", "", "", "",
 		"us/GB", "us/GB");
@@ -170,12 +180,13 @@ int kvh_pack_report_json(FILE *out, const struct kvh_pack_report *report)
 		(void)json_array_append_new(rows, row_json(&report->rows[i]));
 	for (size_t i = 0; i < report->n_both; i++)
 		(void)json_array_append_new(both, both_json(&report->both[i]));
-	object = json_pack("{s:s, s:s, s:b, s:f, s:f, s:f, s:I, s:o, s:o}", "device",
+	object = json_pack("{s:s, s:s, s:b, s:f, s:f, s:f, s:I, s:o, s:o, s:o}", "device",
 			   report->device.name, "driver", report->device.driver, "gpu",
 			   (int)(report->device.n_sms != 0), "link_d2h_gb_per_s",
 			   report->link_store, "link_h2d_gb_per_s", report->link_load,
 			   "link_both_gb_per_s", report->link_both, "link_bytes",
-			   (json_int_t)report->link_bytes, "rows", rows, "both", both);
+			   (json_int_t)report->link_bytes, "rows", rows, "both", both, "beside",
+			   kvh_beside_json(&report->beside));
 	if (object == NULL)
 		return -ENOMEM;
 	rc = json_dumpf(object, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
@@ -184,7 +195,7 @@ int kvh_pack_report_json(FILE *out, const struct kvh_pack_report *report)
 	return rc == 0 ? 0 : -ENOMEM;
 }
 
-void kvh_pack_report_csv(FILE *out, const struct kvh_pack_report *report)
+static void rows_csv(FILE *out, const struct kvh_pack_report *report)
 {
 	fputs("way,direction,fragment_bytes,frame_bytes,pages,sample_bytes,gb_per_s,"
 	      "share_of_link,submit_us_per_gb,other_us_per_gb,p50_ns,p99_ns,right\n",
@@ -202,6 +213,16 @@ void kvh_pack_report_csv(FILE *out, const struct kvh_pack_report *report)
 			row->share, row->submit_us_per_gb, row->other_us_per_gb, row->p50_ns,
 			row->p99_ns, row->right);
 	}
+}
+
+void kvh_pack_report_csv(FILE *out, const struct kvh_pack_report *report)
+{
+	if (report->n_rows > 0)
+		rows_csv(out, report);
+	if (report->n_rows > 0 && report->beside.n > 0)
+		(void)fputc('\n', out);
+	if (report->beside.n > 0)
+		kvh_beside_csv(out, &report->beside);
 }
 
 /* ---- plot --------------------------------------------------------------- */
@@ -306,7 +327,7 @@ void kvh_pack_report_svg(FILE *out, const struct kvh_pack_report *report)
 		"<text x='%d' y='28' font-size='15'>Share of the link by fragment, frames of "
 		"%s, shuffled pages: %s</text>\n",
 		PLOT_W, PLOT_H, PLOT_W, PLOT_H, MARGIN, size_text(payload, text),
-		report->device.n_sms != 0 ? report->device.name : "host device");
+		kvh_pack_report_device(report));
 	plot_axes(out);
 	for (int way = 0; way < KVH_WAYS; way++)
 		for (int load = 0; load < 2; load++)

@@ -6,6 +6,7 @@
 #ifndef KVH_BENCH_PACK_REPORT_H
 #define KVH_BENCH_PACK_REPORT_H
 
+#include "bench/beside.h"
 #include "bench/pack_way.h"
 
 #include <stdio.h>
@@ -42,6 +43,7 @@ struct kvh_pack_report {
 	size_t n_rows, room;
 	struct kvh_pack_both *both;
 	size_t n_both, both_room;
+	struct kvh_beside_report beside;
 };
 
 /* NULL: no memory. Valid until the next one is added. */
@@ -51,11 +53,16 @@ void kvh_pack_report_free(struct kvh_pack_report *report);
 /* Whether all that was measured was right. */
 bool kvh_pack_report_right(const struct kvh_pack_report *report);
 
+/* Its name; "host device" where it is none. */
+const char *kvh_pack_report_device(const struct kvh_pack_report *report);
+
 void kvh_pack_report_head(FILE *out, const struct kvh_pack_report *report);
+void kvh_pack_rows_head(FILE *out);
 void kvh_pack_row_print(FILE *out, const struct kvh_pack_row *row);
 void kvh_pack_both_print(FILE *out, const struct kvh_pack_both *both);
 /* 0 or -ENOMEM. */
 int kvh_pack_report_json(FILE *out, const struct kvh_pack_report *report);
+/* A table a part, with its names in the first line, and an empty line between two. */
 void kvh_pack_report_csv(FILE *out, const struct kvh_pack_report *report);
 /* Share of the link by fragment, a line each way and direction: of the rows with
  * shuffled pages and the most common payload. */

@@ -117,7 +117,7 @@ static uint64_t word_at(uint64_t offset, uint8_t generation)
 	return kvh_random_mix(offset / 8 + 1) ^ generation * UINT64_C(0x0101010101010101);
 }
 
-static void fill(unsigned char *to, uint64_t offset, uint64_t bytes, uint8_t generation)
+void kvh_pack_bytes_fill(unsigned char *to, uint64_t offset, uint64_t bytes, uint8_t generation)
 {
 	for (uint64_t i = 0; i < bytes; i += 8) {
 		uint64_t word = word_at(offset + i, generation);
@@ -126,9 +126,8 @@ static void fill(unsigned char *to, uint64_t offset, uint64_t bytes, uint8_t gen
 	}
 }
 
-/* Offset of the first word that differs, or `bytes`. */
-static uint64_t compare(const unsigned char *at, uint64_t offset, uint64_t bytes,
-			uint8_t generation)
+uint64_t kvh_pack_bytes_compare(const unsigned char *at, uint64_t offset, uint64_t bytes,
+				uint8_t generation)
 {
 	for (uint64_t i = 0; i < bytes; i += 8) {
 		uint64_t word;
@@ -170,7 +169,7 @@ static int each_piece(struct kvh_pack_set *set, bool write,
 
 static bool pool_fill(struct kvh_pack_set *set, uint64_t offset, uint64_t bytes)
 {
-	fill(set->rig->bounce, offset, bytes, 0);
+	kvh_pack_bytes_fill(set->rig->bounce, offset, bytes, 0);
 	return true;
 }
 
@@ -371,7 +370,8 @@ static bool each_fragment(const struct kvh_pack_set *set, unsigned char *flat, u
 static bool fragment_check(const struct kvh_pack_set *set, unsigned char *at, uint64_t offset,
 			   uint32_t page)
 {
-	uint64_t good = compare(at, offset, set->fragment, set->page_generation[page]);
+	uint64_t good = kvh_pack_bytes_compare(at, offset, set->fragment,
+					       set->page_generation[page]);
 
 	if (good == set->fragment)
 		return true;
@@ -389,7 +389,7 @@ bool kvh_pack_frames_check(const struct kvh_pack_set *set, unsigned char *flat, 
 static bool fragment_fill(const struct kvh_pack_set *set, unsigned char *at, uint64_t offset,
 			  uint32_t page)
 {
-	fill(at, offset, set->fragment, set->generation);
+	kvh_pack_bytes_fill(at, offset, set->fragment, set->generation);
 	set->page_generation[page] = set->generation;
 	return true;
 }
@@ -422,7 +422,8 @@ static bool piece_check(struct kvh_pack_set *set, uint64_t offset, uint64_t byte
 		len = at < planes ? set->fragment - in_plane % set->fragment : end - at;
 		if (len > end - at)
 			len = end - at;
-		good = compare(set->rig->bounce + (at - offset), at, len, generation);
+		good = kvh_pack_bytes_compare(set->rig->bounce + (at - offset), at, len,
+					      generation);
 		if (good == len)
 			continue;
 		kvh_bench_complain("the pool differs at byte %" PRIu64 ", page %u", at + good,

@@ -83,6 +83,13 @@ int kvh_pack_set_open(struct kvh_pack_rig *rig, const struct kvh_pack_shape *sha
 		      struct kvh_pack_set *set);
 void kvh_pack_set_close(struct kvh_pack_set *set);
 
+/* The pool's bytes from `offset` on, as they are in a generation: `bytes` is a multiple
+ * of 8. The second says where `at` differs first, or `bytes`. */
+void kvh_pack_bytes_fill(unsigned char *to, uint64_t offset, uint64_t bytes,
+			 uint8_t generation);
+uint64_t kvh_pack_bytes_compare(const unsigned char *at, uint64_t offset, uint64_t bytes,
+				uint8_t generation);
+
 /* Of the first n chunks. With `flat` the payloads are one behind the other there,
  * and not in frames. */
 
