@@ -41,7 +41,8 @@ struct kvh_copy {
 };
 
 struct kvh_device_info {
-	char name[96]; /* "host", or what the driver says */
+	char name[96];  /* "host", or what the driver says */
+	char label[16]; /* "cuda:2", "host:0": what the log and the user call it */
 	uint8_t uuid[16];
 	int numa_node;      /* -1: unknown */
 	uint64_t mem_bytes; /* of the device; the host's for the host device */
@@ -50,6 +51,13 @@ struct kvh_device_info {
 };
 
 struct kvh_device;
+
+enum kvh_owns {
+	KVH_OWNS_NO,    /* another device's, or no device's */
+	KVH_OWNS_YES,   /* allocated there */
+	KVH_OWNS_MAYBE, /* no device's, but it can be reached: the host device's answer
+			 * for all memory of the process */
+};
 
 /* A const table an implementation; all are required. `dev` first everywhere. */
 struct kvh_device_ops {
@@ -61,10 +69,14 @@ struct kvh_device_ops {
 
 	int (*mem_alloc)(struct kvh_device *dev, uint64_t bytes, void **mem_p);
 	void (*mem_free)(struct kvh_device *dev, void *mem);
+	/* enum kvh_owns of the memory at this address, or a negative errno. */
+	int (*owns)(struct kvh_device *dev, const void *mem);
 	/* Pinned host memory that the device reads and writes at the same address. */
 	int (*host_alloc)(struct kvh_device *dev, uint64_t bytes, void **mem_p);
 	void (*host_free)(struct kvh_device *dev, void *mem);
-	/* Pins memory that exists. Piece by piece: base and bytes as registered. */
+	/* Pins memory that exists, for all devices of the process (portable). Piece by
+	 * piece: base and bytes as registered. Taken back through the same device; where
+	 * that has died, through any other of its kind. */
 	int (*host_register)(struct kvh_device *dev, void *base, uint64_t bytes);
 	int (*host_unregister)(struct kvh_device *dev, void *base);
 
@@ -112,13 +124,24 @@ struct kvh_device {
 /* "auto", "host", "cuda", "cuda:N"; NULL is "auto".
  * -EINVAL  another name, -ENODEV  no such GPU, or a build without CUDA */
 int kvh_device_open(const char *name, struct kvh_device **dev_p);
+/* Several, in their order: names separated by commas, "host" as often as it is named,
+ * or "cuda:*", all GPUs that are there and new enough; "auto" alone. Returns how many.
+ * -EINVAL  another name, a GPU twice, the host beside GPUs, more than `max` (or 64)
+ * -ENODEV  as above, of any of them; then none is open */
+int kvh_device_open_list(const char *names, struct kvh_device **devs, uint32_t max);
 /* Of this build: "cuda 13.0", "no cuda". Static; touches no driver. */
 const char *kvh_device_build(void);
 /* Of this build and machine: "cuda 13.0: NVIDIA H100 80GB HBM3", "cuda 13.0: no
  * driver (cudaErrorInsufficientDriver)", "no cuda". Static or thread-local. */
 const char *kvh_device_describe(void);
 
+/* Number 0: "host:0". */
 int kvh_device_host_open(struct kvh_device **dev_p);
+/* One of several, told apart by number: label and UUID follow from it. `beside` is one
+ * of the others, whose registrations hold for this one, too, and the other way round;
+ * NULL: the first. */
+int kvh_device_host_open_nth(uint32_t number, struct kvh_device *beside,
+			     struct kvh_device **dev_p);
 /* No threads: queued work runs only in kvh_host_step (device_host.h). */
 int kvh_device_host_open_stepped(struct kvh_device **dev_p);
 /* Built only with CUDA; device.c is the one file that knows. */

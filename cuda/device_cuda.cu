@@ -88,6 +88,24 @@ void cuda_mem_free(struct kvh_device *base, void *mem)
 		(void)kvh_cuda_leave(dev, CUDA_CALL(dev, cudaFree, mem));
 }
 
+// Managed memory is its who allocated it. What CUDA does not know, or only as pinned,
+// is no device's.
+int cuda_owns(struct kvh_device *base, const void *mem)
+{
+	cuda_device *dev = cuda_of(base);
+	cudaPointerAttributes attrs = {};
+	int err = kvh_cuda_enter(dev);
+
+	if (err != 0)
+		return err;
+	err = kvh_cuda_leave(dev, CUDA_CALL(dev, cudaPointerGetAttributes, &attrs, mem));
+	if (err != 0)
+		return err;
+	if (attrs.type != cudaMemoryTypeDevice && attrs.type != cudaMemoryTypeManaged)
+		return KVH_OWNS_NO;
+	return attrs.device == dev->ordinal ? KVH_OWNS_YES : KVH_OWNS_NO;
+}
+
 int cuda_host_alloc(struct kvh_device *base, uint64_t bytes, void **mem_p)
 {
 	cuda_device *dev = cuda_of(base);
@@ -408,6 +426,7 @@ const struct kvh_device_ops kvh_cuda_ops = {
 	.dead = cuda_dead,
 	.mem_alloc = cuda_mem_alloc,
 	.mem_free = cuda_mem_free,
+	.owns = cuda_owns,
 	.host_alloc = cuda_host_alloc,
 	.host_free = cuda_host_free,
 	.host_register = cuda_host_register,

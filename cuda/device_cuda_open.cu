@@ -106,6 +106,7 @@ int info_fill(cuda_device *dev)
 		return -ENODEV;
 	}
 	(void)snprintf(info->name, sizeof(info->name), "%.95s", prop.name);
+	(void)snprintf(info->label, sizeof(info->label), "cuda:%d", dev->ordinal);
 	static_assert(sizeof(info->uuid) == sizeof(prop.uuid.bytes), "a UUID is 16 bytes");
 	memcpy(info->uuid, prop.uuid.bytes, sizeof(info->uuid));
 	info->numa_node = numa_node_of(pci_id);

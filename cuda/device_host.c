@@ -2,8 +2,9 @@
 /*
  * device_host.c - the device where there is no GPU: host memory, in-order
  * streams that run on threads of their own, and so as asynchronous as a GPU's.
- * What the table's functions do on any thread is here, what streams do later in
- * device_host_stream.c. Addresses are not checked, as a GPU's driver would not.
+ * What the table's functions do on any thread is here, but for memory
+ * (device_host_memory.c); what streams do later in device_host_stream.c. Addresses are not
+ * checked, as a GPU's driver would not.
  */
 #include "cuda/device_host_impl.h"
 #include "host/log.h"
@@ -15,9 +16,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MEM_ALIGN  256u /* what cudaMalloc promises */
-#define HOST_ALIGN 4096u
-
 static struct host_stream *stream_of(kvh_stream stream)
 {
 	return (struct host_stream *)(void *)stream;
@@ -28,14 +26,23 @@ static struct host_event *event_of(kvh_event_mark event)
 	return (struct host_event *)(void *)event;
 }
 
+/* The same in every process, and never zero, which means any device. */
+static void uuid_of(uint32_t number, uint8_t uuid[16])
+{
+	memcpy(uuid, "kvhoist-host", 12);
+	for (unsigned i = 0; i < 4; i++)
+		uuid[12 + i] = (uint8_t)(number >> (24 - 8 * i));
+}
+
 static void host_info(struct kvh_device *base, struct kvh_device_info *info)
 {
 	long pages = sysconf(_SC_PHYS_PAGES);
 	long page = sysconf(_SC_PAGESIZE);
 
-	(void)base;
 	memset(info, 0, sizeof(*info));
 	(void)snprintf(info->name, sizeof(info->name), "host");
+	(void)snprintf(info->label, sizeof(info->label), "host:%u", host_of(base)->number);
+	uuid_of(host_of(base)->number, info->uuid);
 	info->numa_node = -1;
 	if (pages > 0 && page > 0)
 		info->mem_bytes = (uint64_t)pages * (uint64_t)page;
@@ -50,141 +57,6 @@ static bool host_is_dead(struct kvh_device *base)
 	       __atomic_load_n(&dev->running, __ATOMIC_ACQUIRE) == 0;
 }
 
-/* Locks, and counts a call that is counted when called. On failure unlocked. */
-static int call_begin(struct host_device *dev, enum kvh_host_call call)
-{
-	int err;
-
-	pthread_mutex_lock(&dev->lock);
-	err = kvh_host_called(dev, call, NULL);
-	if (err == 0 && dev->failed)
-		err = -EIO;
-	if (err != 0)
-		pthread_mutex_unlock(&dev->lock);
-	return err;
-}
-
-/* ---- memory ---- */
-
-static int alloc(struct host_device *dev, enum kvh_host_call call, size_t align, uint64_t bytes,
-		 void **mem_p)
-{
-	int err = call_begin(dev, call);
-	void *mem = NULL;
-
-	if (err != 0)
-		return err;
-	if (bytes == 0)
-		err = -EINVAL;
-	else if (bytes > PTRDIFF_MAX || posix_memalign(&mem, align, bytes) != 0)
-		err = -ENOMEM;
-	else
-		dev->n_mem++;
-	pthread_mutex_unlock(&dev->lock);
-	if (err != 0)
-		kvh_err("host device: %llu bytes not allocated: %s", (unsigned long long)bytes,
-			strerror(-err));
-	else
-		*mem_p = mem;
-	return err;
-}
-
-static int host_mem_alloc(struct kvh_device *base, uint64_t bytes, void **mem_p)
-{
-	return alloc(host_of(base), KVH_HOST_MEM_ALLOC, MEM_ALIGN, bytes, mem_p);
-}
-
-static int host_host_alloc(struct kvh_device *base, uint64_t bytes, void **mem_p)
-{
-	return alloc(host_of(base), KVH_HOST_HOST_ALLOC, HOST_ALIGN, bytes, mem_p);
-}
-
-static void host_mem_free(struct kvh_device *base, void *mem)
-{
-	struct host_device *dev = host_of(base);
-
-	if (mem == NULL)
-		return;
-	pthread_mutex_lock(&dev->lock);
-	assert(dev->n_mem > 0);
-	dev->n_mem--;
-	pthread_mutex_unlock(&dev->lock);
-	free(mem);
-}
-
-static bool ranges_overlap(const struct host_device *dev, uintptr_t base, uint64_t bytes)
-{
-	for (const struct host_range *r = dev->ranges; r != NULL; r = r->next) {
-		if (base < r->base + r->bytes && r->base < base + bytes)
-			return true;
-	}
-	return false;
-}
-
-static int host_register(struct kvh_device *base, void *mem, uint64_t bytes)
-{
-	struct host_device *dev = host_of(base);
-	uintptr_t addr = (uintptr_t)mem;
-	struct host_range *range;
-	int err = call_begin(dev, KVH_HOST_REGISTER);
-
-	if (err != 0)
-		return err;
-	range = malloc(sizeof(*range));
-	if (range == NULL) {
-		err = -ENOMEM;
-	} else if (addr == 0 || bytes == 0 || bytes > UINTPTR_MAX - addr) {
-		err = -EINVAL;
-	} else if (ranges_overlap(dev, addr, bytes)) {
-		err = -EEXIST;
-	} else {
-		*range = (struct host_range){dev->ranges, addr, bytes};
-		dev->ranges = range;
-	}
-	pthread_mutex_unlock(&dev->lock);
-	if (err != 0) {
-		kvh_err("host device: %llu bytes at %p not registered: %s",
-			(unsigned long long)bytes, mem, strerror(-err));
-		free(range);
-	}
-	return err;
-}
-
-static int host_unregister(struct kvh_device *base, void *mem)
-{
-	struct host_device *dev = host_of(base);
-	struct host_range **link, *range;
-	bool failed;
-
-	pthread_mutex_lock(&dev->lock);
-	link = &dev->ranges;
-	while (*link != NULL && (*link)->base != (uintptr_t)mem)
-		link = &(*link)->next;
-	range = *link;
-	if (range != NULL)
-		*link = range->next;
-	failed = dev->failed;
-	pthread_mutex_unlock(&dev->lock);
-	if (range == NULL) {
-		kvh_err("host device: %p is not registered", mem);
-		return -ENOENT;
-	}
-	free(range);
-	return failed ? -EIO : 0;
-}
-
-uint32_t kvh_host_registered(struct kvh_device *base)
-{
-	struct host_device *dev = host_of(base);
-	uint32_t n = 0;
-
-	pthread_mutex_lock(&dev->lock);
-	for (const struct host_range *r = dev->ranges; r != NULL; r = r->next)
-		n++;
-	pthread_mutex_unlock(&dev->lock);
-	return n;
-}
-
 /* ---- streams and events ---- */
 
 /* All streams are equal here: a thread's priority is not ours to raise. */
@@ -192,7 +64,7 @@ static int host_stream_create(struct kvh_device *base, int priority, kvh_stream 
 {
 	struct host_device *dev = host_of(base);
 	struct host_stream *stream;
-	int err = call_begin(dev, KVH_HOST_STREAM_CREATE);
+	int err = kvh_host_call_begin(dev, KVH_HOST_STREAM_CREATE);
 
 	(void)priority;
 	if (err != 0)
@@ -272,7 +144,7 @@ static int host_event_create(struct kvh_device *base, kvh_event_mark *event_p)
 {
 	struct host_device *dev = host_of(base);
 	struct host_event *event;
-	int err = call_begin(dev, KVH_HOST_EVENT_CREATE);
+	int err = kvh_host_call_begin(dev, KVH_HOST_EVENT_CREATE);
 
 	if (err != 0)
 		return err;
@@ -482,16 +354,7 @@ static void host_close(struct kvh_device *base)
 	streams_close_all(dev);
 	assert(dev->streams == NULL && dev->running == 0);
 	pthread_mutex_unlock(&dev->lock);
-	if (dev->n_mem != 0 || dev->n_events != 0 || dev->ranges != NULL)
-		kvh_err("host device: closed with %llu allocations, %llu events%s left",
-			(unsigned long long)dev->n_mem, (unsigned long long)dev->n_events,
-			dev->ranges != NULL ? ", registered memory" : "");
-	while (dev->ranges != NULL) {
-		struct host_range *range = dev->ranges;
-
-		dev->ranges = range->next;
-		free(range);
-	}
+	kvh_host_memory_close(dev);
 	(void)pthread_cond_destroy(&dev->changed);
 	(void)pthread_mutex_destroy(&dev->lock);
 	free(dev);
@@ -502,12 +365,13 @@ static const struct kvh_device_ops host_ops = {
 	.close = host_close,
 	.info = host_info,
 	.dead = host_is_dead,
-	.mem_alloc = host_mem_alloc,
-	.mem_free = host_mem_free,
-	.host_alloc = host_host_alloc,
-	.host_free = host_mem_free,
-	.host_register = host_register,
-	.host_unregister = host_unregister,
+	.mem_alloc = kvh_host_mem_alloc,
+	.mem_free = kvh_host_mem_free,
+	.owns = kvh_host_owns,
+	.host_alloc = kvh_host_host_alloc,
+	.host_free = kvh_host_mem_free,
+	.host_register = kvh_host_register,
+	.host_unregister = kvh_host_unregister,
 	.stream_create = host_stream_create,
 	.stream_destroy = host_stream_destroy,
 	.stream_wait = host_stream_wait,
@@ -525,13 +389,19 @@ static const struct kvh_device_ops host_ops = {
 	.notify = host_notify,
 };
 
-static int device_new(bool stepped, bool threaded, struct kvh_device **dev_p)
+static int device_new(uint32_t number, struct kvh_device *beside, bool stepped, bool threaded,
+		      struct kvh_device **dev_p)
 {
 	struct host_device *dev = calloc(1, sizeof(*dev));
 
 	if (dev == NULL)
 		return -ENOMEM;
+	if (kvh_host_memory_open(dev, beside) != 0) {
+		free(dev);
+		return -ENOMEM;
+	}
 	dev->base.ops = &host_ops;
+	dev->number = number;
 	dev->stepped = stepped;
 	dev->threaded = threaded;
 	(void)pthread_mutex_init(&dev->lock, NULL);
@@ -540,12 +410,18 @@ static int device_new(bool stepped, bool threaded, struct kvh_device **dev_p)
 	return 0;
 }
 
+int kvh_device_host_open_nth(uint32_t number, struct kvh_device *beside,
+			     struct kvh_device **dev_p)
+{
+	return device_new(number, beside, kvh_simulated(), true, dev_p);
+}
+
 int kvh_device_host_open(struct kvh_device **dev_p)
 {
-	return device_new(kvh_simulated(), true, dev_p);
+	return kvh_device_host_open_nth(0, NULL, dev_p);
 }
 
 int kvh_device_host_open_stepped(struct kvh_device **dev_p)
 {
-	return device_new(true, false, dev_p);
+	return device_new(0, NULL, true, false, dev_p);
 }

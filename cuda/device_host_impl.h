@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * device_host_impl.h - the host device's inside, for its own three files:
+ * device_host_impl.h - the host device's inside, for its own four files:
  *
- *   device_host.c         the table: memory, streams, events, enqueueing
+ *   device_host.c         the table: streams, events, enqueueing
+ *   device_host_memory.c  the table: memory
  *   device_host_stream.c  operations: queues, threads, steps
  *   device_host_rules.c   what tests do to single calls
  *
@@ -71,10 +72,21 @@ struct host_stream {
 	bool capturing; /* as a test says */
 };
 
+struct host_device;
+
+/* Memory that was allocated on a device, or registered through it. */
 struct host_range {
 	struct host_range *next;
+	const struct host_device *owner;
 	uintptr_t base;
 	uint64_t bytes;
+};
+
+/* What is registered with devices that were opened beside each other. */
+struct host_registry {
+	pthread_mutex_t lock; /* of all below; taken after a device's */
+	struct host_range *ranges;
+	uint32_t refs; /* devices */
 };
 
 struct host_rule {
@@ -93,6 +105,7 @@ struct host_rule {
  */
 struct host_device {
 	struct kvh_device base;
+	uint32_t number; /* among those that are open together */
 	/* Calls that have to wait run operations by themselves, one at a time. Alone:
 	 * the stepped form, kvh_host_step runs the others. With `threaded`: a simulation
 	 * calls the rounds of the streams' threads. */
@@ -101,8 +114,9 @@ struct host_device {
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* an operation arrived or ended, a release, a failure */
 	struct host_stream *streams;
-	struct host_range *ranges;
-	uint64_t n_mem; /* allocations and events not freed yet, for the log at close */
+	struct host_registry *registry;
+	struct host_range *mem; /* mem_alloc's */
+	uint64_t n_mem;         /* allocations and events not freed yet, for the log at close */
 	uint64_t n_events;
 	bool failed;
 	uint32_t running;
@@ -122,6 +136,21 @@ static inline bool host_dead(const struct host_device *dev)
 {
 	return dev->failed && dev->running == 0;
 }
+
+/* device_host_memory.c: the table's functions. */
+int kvh_host_mem_alloc(struct kvh_device *base, uint64_t bytes, void **mem_p);
+int kvh_host_host_alloc(struct kvh_device *base, uint64_t bytes, void **mem_p);
+void kvh_host_mem_free(struct kvh_device *base, void *mem); /* of both */
+int kvh_host_owns(struct kvh_device *base, const void *mem);
+int kvh_host_register(struct kvh_device *base, void *mem, uint64_t bytes);
+int kvh_host_unregister(struct kvh_device *base, void *mem);
+/* A registry of its own, or that of `beside`. */
+int kvh_host_memory_open(struct host_device *dev, struct kvh_device *beside);
+/* Logs what was not given back, and forgets it. */
+void kvh_host_memory_close(struct host_device *dev);
+
+/* Locks, and counts a call that is counted when called. On failure unlocked. */
+int kvh_host_call_begin(struct host_device *dev, enum kvh_host_call call);
 
 /* Everything below is called with dev->lock held. */
 

@@ -4,7 +4,7 @@
  * thread.
  *
  * Built from the ground up, and taken down in the opposite order:
- *   device -> arena -> L1 -> mover -> controller -> queues, pools
+ *   devices -> arena -> L1 -> movers -> controller -> queues, pools
  */
 #include "host/engine.h"
 
@@ -74,9 +74,9 @@ void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size)
 
 static int open_l1(struct kvh_engine *engine, const struct kvh_engine_opts *o)
 {
-	struct kvh_device_info info;
+	/* Registered once: a portable registration holds for all devices. */
 	struct kvh_arena_opts arena = {
-		.dev = engine->dev,
+		.dev = engine->devices.list[0].dev,
 		.bytes = o->l1_bytes,
 		.piece_bytes = o->l1_piece_bytes,
 		.numa_node = o->numa_node,
@@ -84,9 +84,8 @@ static int open_l1(struct kvh_engine *engine, const struct kvh_engine_opts *o)
 	struct kvh_l1_opts l1 = {0};
 	int err;
 
-	engine->dev->ops->info(engine->dev, &info);
 	if (arena.numa_node < 0)
-		arena.numa_node = info.numa_node;
+		arena.numa_node = engine->devices.list[0].info.numa_node;
 	err = kvh_arena_open(&arena, &engine->arena);
 	if (err != 0)
 		return err;
@@ -195,14 +194,14 @@ int kvh_engine_open(const struct kvh_engine_opts *opts, struct kvh_engine **engi
 	engine = engine_make(&o);
 	if (engine == NULL)
 		return -ENOMEM;
-	err = kvh_device_open(o.device, &engine->dev);
+	err = kvh_devices_open(&engine->devices, o.device);
 	if (err != 0)
 		goto err_free;
 	err = open_l1(engine, &o);
 	if (err != 0)
 		goto err_device;
 	mover.stage_bytes = o.stage_bytes;
-	err = kvh_mover_open(engine->dev, &mover, &engine->mover);
+	err = kvh_devices_start(&engine->devices, &mover);
 	if (err != 0)
 		goto err_l1;
 	err = open_controller(engine, &o, policy);
@@ -212,12 +211,12 @@ int kvh_engine_open(const struct kvh_engine_opts *opts, struct kvh_engine **engi
 	return 0;
 
 err_mover:
-	kvh_mover_close(engine->mover);
+	kvh_devices_stop(&engine->devices);
 err_l1:
 	kvh_l1_close(engine->l1);
 	kvh_arena_close(engine->arena, false);
 err_device:
-	engine->dev->ops->close(engine->dev);
+	kvh_devices_close(&engine->devices);
 err_free:
 	engine_free(engine);
 	return err;
@@ -284,14 +283,14 @@ int kvh_engine_close(struct kvh_engine *engine, uint64_t drain_ns)
 		engine->pools = pool->next;
 		kvh_pool_free(pool);
 	}
-	kvh_mover_close(engine->mover);
+	kvh_devices_stop(&engine->devices);
 	kvh_l1_close(engine->l1);
 	kvh_arena_close(engine->arena, err != 0);
 	if (err != 0) {
 		abandon(engine);
 		return err;
 	}
-	engine->dev->ops->close(engine->dev);
+	kvh_devices_close(&engine->devices);
 	engine_free(engine);
 	return 0;
 }
@@ -462,6 +461,7 @@ int kvh_status_get(struct kvh_engine *engine, struct kvh_status *st)
 		.evicted_quota = l1.evicted_quota,
 		.leases_expired = l1.leases_expired,
 		.l1_demoting = l1.demoting,
+		.n_devices = engine->devices.n,
 	};
 	return 0;
 }

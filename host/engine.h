@@ -5,10 +5,9 @@
 #ifndef KVH_HOST_ENGINE_H
 #define KVH_HOST_ENGINE_H
 
-#include "cuda/device.h"
-#include "cuda/mover.h"
 #include "host/arena.h"
 #include "host/controller.h"
+#include "host/devices.h"
 #include "host/l1.h"
 #include "host/metrics.h"
 #include "host/pool.h"
@@ -22,8 +21,7 @@ extern "C" {
 #endif
 
 struct kvh_engine {
-	struct kvh_device *dev;
-	struct kvh_mover *mover;
+	struct kvh_devices devices; /* with the movers; a pool knows its own */
 	struct kvh_arena *arena;
 	struct kvh_l1 *l1;
 	struct kvh_controller *controller;

@@ -81,6 +81,21 @@ static void check_adapters(struct kvh_engine *engine, struct kvh_health *health)
 	kvh_controller_unlock_adapters(c);
 }
 
+static void check_devices(struct kvh_engine *engine, struct kvh_health *health, uint64_t now_ns,
+			  uint64_t bound_ns)
+{
+	char who[40];
+
+	for (uint32_t i = 0; i < engine->devices.n; i++) {
+		const struct kvh_engine_device *device = &engine->devices.list[i];
+
+		(void)snprintf(who, sizeof(who), "mover of %s", device->info.label);
+		check_pulse(health, kvh_mover_pulse(device->mover), who, now_ns, bound_ns);
+		if (kvh_device_dead(device))
+			ill(health, "device %s: it has died", device->info.label);
+	}
+}
+
 void kvh_health_read(struct kvh_engine *engine, struct kvh_health *health)
 {
 	uint64_t bound_ns = __atomic_load_n(&engine->health_bound_ns, __ATOMIC_RELAXED);
@@ -89,11 +104,9 @@ void kvh_health_read(struct kvh_engine *engine, struct kvh_health *health)
 	*health = (struct kvh_health){.size = sizeof(*health)};
 	check_pulse(health, kvh_controller_pulse(engine->controller), "controller", now_ns,
 		    bound_ns);
-	check_pulse(health, kvh_mover_pulse(engine->mover), "mover", now_ns, bound_ns);
+	check_devices(engine, health, now_ns, bound_ns);
 	check_workers(engine, health, now_ns, bound_ns);
 	check_adapters(engine, health);
-	if (engine->dev->ops->dead(engine->dev))
-		ill(health, "device: it has died");
 	health->healthy = health->n_ill == 0;
 }
 

@@ -15,7 +15,7 @@ static void load_forget(struct kvh_job *job)
 {
 	struct kvh_transfer *t = job->body;
 
-	kvh_mover_forget(t->engine->mover, &t->move);
+	kvh_mover_forget(t->device->mover, &t->move);
 	kvh_transfer_free(t);
 }
 
@@ -58,8 +58,6 @@ static void load_done(struct kvh_move *move)
 {
 	struct kvh_transfer *t = (struct kvh_transfer *)((char *)move -
 							 offsetof(struct kvh_transfer, move));
-	struct kvh_space_counters *s = t->pool->space->counters;
-	struct kvh_metrics *m = &t->engine->metrics;
 
 	for (uint32_t i = 0; i < t->n; i++) {
 		struct kvh_piece *piece = &t->pieces[i];
@@ -67,21 +65,14 @@ static void load_done(struct kvh_move *move)
 
 		kvh_transfer_status(t, piece->index, status);
 		if (status == 0) {
-			uint64_t bytes = t->pool->plans[piece->key.group]->payload_bytes;
-
 			t->n_ok++;
-			kvh_count(&m->loaded_chunks, 1);
-			kvh_count(&m->loaded_bytes, bytes);
-			kvh_count(&s->loaded_chunks, 1);
-			kvh_count(&s->loaded_bytes, bytes);
+			kvh_transfer_count(t, piece->key.group);
 		} else if (t->first_error == 0) {
 			t->first_error = status;
 		}
 		if ((t->flags & KVH_LOAD_RELEASE) != 0)
 			(void)kvh_l1_release(t->engine->l1, piece->lease);
 	}
-	if (move->status != 0)
-		kvh_count(&m->device_errors, 1);
 	load_used(t);
 	load_unhold(t);
 	kvh_transfer_moved(t);
@@ -195,7 +186,7 @@ int kvh_load(struct kvh_queue *queue, kvh_pool_t pool_id, const struct kvh_load_
 					 &pool);
 	if (err != 0)
 		return err;
-	err = kvh_transfer_order_point(queue->engine, opts->stream, opts->event);
+	err = kvh_transfer_order_point(pool, opts->stream, opts->event);
 	if (err != 0)
 		goto err_put;
 	t = kvh_transfer_make(queue, pool, n, true);
@@ -225,6 +216,7 @@ err_put:
 int kvh_load_wait(struct kvh_queue *queue, kvh_job_t id, uint32_t layer,
 		  struct CUstream_st *stream)
 {
+	struct kvh_transfer *t;
 	struct kvh_job *job;
 	int err = kvh_engine_alive(queue->engine);
 
@@ -233,6 +225,6 @@ int kvh_load_wait(struct kvh_queue *queue, kvh_job_t id, uint32_t layer,
 	job = kvh_job_find(queue, id);
 	if (job == NULL || job->ops != &load_ops)
 		return -ENOENT;
-	return kvh_mover_load_wait(queue->engine->mover,
-				   &((struct kvh_transfer *)job->body)->move, layer, stream);
+	t = job->body;
+	return kvh_mover_load_wait(t->device->mover, &t->move, layer, stream);
 }

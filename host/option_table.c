@@ -22,7 +22,8 @@ const struct kvh_option kvh_options[] = {
 	 FIELD(device),
 	 .type = KVH_OPTION_TEXT,
 	 .fallback_text = "auto",
-	 .help = "auto (a GPU if there is one), host, cuda, cuda:N"},
+	 .help = "auto (a GPU if there is one), host, cuda, cuda:N, or several: "
+		 "\"cuda:0,cuda:2\"; \"cuda:*\" for all"},
 	{.name = "l1.bytes",
 	 FIELD(l1_bytes),
 	 .type = KVH_OPTION_BYTES,

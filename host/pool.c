@@ -150,9 +150,11 @@ void kvh_pool_free(struct kvh_pool *pool)
 {
 	for (uint32_t g = 0; g < KVH_GROUPS_MAX; g++) {
 		if (pool->mplans[g].dev_plan != NULL)
-			kvh_mover_plan_remove(pool->engine->mover, &pool->mplans[g]);
+			kvh_mover_plan_remove(pool->device->mover, &pool->mplans[g]);
 		kvh_plan_free(pool->plans[g]);
 	}
+	if (pool->id != 0) /* was registered */
+		kvh_uncount(&pool->device->pools, 1);
 	pthread_mutex_destroy(&pool->lock);
 	free(pool);
 }
@@ -165,12 +167,8 @@ void kvh_pool_desc_init(struct kvh_pool_desc *desc, size_t size)
 	desc->size = size;
 }
 
-static int check_desc(struct kvh_engine *engine, const struct kvh_pool_desc *desc,
-		      const struct kvh_space *space)
+static int check_desc(const struct kvh_pool_desc *desc, const struct kvh_space *space)
 {
-	static const uint8_t any[16];
-	struct kvh_device_info info;
-
 	if (desc->n_planes != space->n_planes || desc->planes == NULL ||
 	    desc->group_pages == NULL || desc->allocs == NULL || desc->n_allocs == 0) {
 		kvh_err("pool: %u planes in %u allocations, the space has %u planes",
@@ -180,12 +178,6 @@ static int check_desc(struct kvh_engine *engine, const struct kvh_pool_desc *des
 	if (desc->rank == KVH_RANK_ANY) {
 		kvh_err("pool: rank is KVH_RANK_ANY, allowed: the pool's own");
 		return -EINVAL;
-	}
-	engine->dev->ops->info(engine->dev, &info);
-	if (memcmp(desc->device_uuid, any, sizeof(any)) != 0 &&
-	    memcmp(desc->device_uuid, info.uuid, sizeof(any)) != 0) {
-		kvh_err("pool: its device is not the engine's (%s)", info.name);
-		return -ENODEV;
 	}
 	return 0;
 }
@@ -203,7 +195,7 @@ static int make_plans(struct kvh_pool *pool, const struct kvh_pool_desc *desc)
 				    group->first_plane, desc->group_pages[g], &pool->plans[g]);
 		if (err != 0)
 			return err;
-		err = kvh_mover_plan_add(pool->engine->mover, pool->plans[g], &pool->mplans[g]);
+		err = kvh_mover_plan_add(pool->device->mover, pool->plans[g], &pool->mplans[g]);
 		if (err != 0)
 			return err;
 	}
@@ -213,6 +205,7 @@ static int make_plans(struct kvh_pool *pool, const struct kvh_pool_desc *desc)
 int kvh_pool_register(struct kvh_engine *engine, const struct kvh_pool_desc *desc,
 		      kvh_pool_t *pool_p)
 {
+	struct kvh_engine_device *device;
 	const struct kvh_space *space;
 	struct kvh_pool *pool;
 	int err = kvh_engine_alive(engine);
@@ -226,13 +219,16 @@ int kvh_pool_register(struct kvh_engine *engine, const struct kvh_pool_desc *des
 		kvh_err("pool: there is no space %016llx", (unsigned long long)desc->space);
 		return -ENOENT;
 	}
-	err = check_desc(engine, desc, space);
+	err = check_desc(desc, space);
+	if (err == 0)
+		err = kvh_devices_find(&engine->devices, desc, &device);
 	if (err != 0)
 		return err;
 	pool = calloc(1, sizeof(*pool));
 	if (pool == NULL)
 		return -ENOMEM;
 	pool->engine = engine;
+	pool->device = device;
 	pool->space = space;
 	pool->rank = desc->rank;
 	pool->open = true;
@@ -246,6 +242,7 @@ int kvh_pool_register(struct kvh_engine *engine, const struct kvh_pool_desc *des
 	pool->id = ++engine->next_pool;
 	pool->next = engine->pools;
 	engine->pools = pool;
+	kvh_count(&device->pools, 1);
 	*pool_p = pool->id;
 	pthread_mutex_unlock(&engine->lock);
 	return 0;
@@ -288,7 +285,7 @@ int kvh_pool_unregister(struct kvh_queue *queue, kvh_pool_t id, uint64_t user_da
 		pool->open = false;
 		pool->closing = job;
 		for (struct kvh_pool_user *user = pool->users; user != NULL; user = user->next)
-			kvh_mover_cancel(queue->engine->mover, user->move);
+			kvh_mover_cancel(pool->device->mover, user->move);
 	}
 	pthread_mutex_unlock(&pool->lock);
 	if (!mine) {

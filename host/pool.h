@@ -30,6 +30,7 @@ struct kvh_pool_user {
 struct kvh_pool {
 	kvh_pool_t id;
 	struct kvh_engine *engine;
+	struct kvh_engine_device *device; /* its memory is there */
 	const struct kvh_space *space;
 	uint32_t rank;
 	struct kvh_plan *plans[KVH_GROUPS_MAX];

@@ -4,7 +4,7 @@
  * takes no lock that work waits for: counters are relaxed atomics, the lists of
  * spaces and adapters are read as they grow.
  *
- * One allocation: the struct, then the adapters, then the spaces.
+ * One allocation: the struct, then the adapters, the devices, the spaces.
  */
 #include "host/engine.h"
 #include "host/histogram.h"
@@ -82,8 +82,17 @@ static uint32_t read_adapters(struct kvh_engine *engine, struct kvh_l2_status *l
 	return n;
 }
 
+static void read_devices(struct kvh_engine *engine, struct kvh_device_status *devices)
+{
+	for (uint32_t i = 0; i < engine->devices.n; i++) {
+		devices[i].size = sizeof(devices[i]);
+		(void)kvh_device_status_get(engine, i, &devices[i]);
+	}
+}
+
 int kvh_snapshot_take(struct kvh_engine *engine, struct kvh_snapshot **snapshot_p)
 {
+	struct kvh_device_status *devices;
 	struct kvh_space_status *spaces;
 	struct kvh_l2_status *l2;
 	struct kvh_snapshot *s;
@@ -93,11 +102,14 @@ int kvh_snapshot_take(struct kvh_engine *engine, struct kvh_snapshot **snapshot_
 	if (err != 0)
 		return err;
 	n_spaces = read_spaces(engine, NULL, 0);
-	s = calloc(1, sizeof(*s) + KVH_L2_MAX * sizeof(*l2) + n_spaces * sizeof(*spaces));
+	s = calloc(1, sizeof(*s) + KVH_L2_MAX * sizeof(*l2) +
+			      engine->devices.n * sizeof(*devices) +
+			      n_spaces * sizeof(*spaces));
 	if (s == NULL)
 		return -ENOMEM;
 	l2 = (struct kvh_l2_status *)(s + 1);
-	spaces = (struct kvh_space_status *)(l2 + KVH_L2_MAX);
+	devices = (struct kvh_device_status *)(l2 + KVH_L2_MAX);
+	spaces = (struct kvh_space_status *)(devices + engine->devices.n);
 	s->engine.size = sizeof(s->engine);
 	err = kvh_status_get(engine, &s->engine);
 	if (err != 0) { /* it closes */
@@ -110,7 +122,10 @@ int kvh_snapshot_take(struct kvh_engine *engine, struct kvh_snapshot **snapshot_
 				   &s->latency[i]);
 	s->n_l2 = read_adapters(engine, l2);
 	s->n_spaces = read_spaces(engine, spaces, n_spaces);
+	read_devices(engine, devices);
 	s->l2 = l2;
+	s->devices = devices;
+	s->n_devices = engine->devices.n;
 	s->spaces = spaces;
 	*snapshot_p = s;
 	return 0;

@@ -123,7 +123,7 @@ static void store_cancel(struct kvh_job *job)
 	struct kvh_transfer *t = job->body;
 
 	if (t->n_moving > 0)
-		kvh_mover_cancel(t->engine->mover, &t->move);
+		kvh_mover_cancel(t->device->mover, &t->move);
 	if (t->persisting != NULL)
 		persisting_cancel(t->persisting);
 }
@@ -148,15 +148,11 @@ static void store_result(struct kvh_transfer *t, const struct kvh_piece *piece, 
 {
 	struct kvh_engine *engine = t->engine;
 	struct kvh_space_counters *counters = t->pool->space->counters;
-	uint64_t bytes = t->pool->plans[piece->key.group]->payload_bytes;
 
 	kvh_transfer_status(t, piece->index, status);
 	if (status == 0) {
 		t->n_ok++;
-		kvh_count(&engine->metrics.stored_chunks, 1);
-		kvh_count(&engine->metrics.stored_bytes, bytes);
-		kvh_count(&counters->stored_chunks, 1);
-		kvh_count(&counters->stored_bytes, bytes);
+		kvh_transfer_count(t, piece->key.group);
 		return;
 	}
 	kvh_count(&engine->metrics.store_failed, status != -ECANCELED);
@@ -223,8 +219,6 @@ static void store_done(struct kvh_move *move)
 
 	for (uint32_t i = 0; i < t->n_moving;)
 		i = store_publish(t, i);
-	if (move->status != 0 && move->status != -ECANCELED)
-		kvh_count(&t->engine->metrics.device_errors, 1);
 	kvh_transfer_moved(t);
 	kvh_controller_pressure(t->engine->controller);
 	store_finish(t);
@@ -356,7 +350,7 @@ int kvh_store(struct kvh_queue *queue, kvh_pool_t pool_id, const struct kvh_stor
 		return err;
 	err = store_check(pool, chunks, n);
 	if (err == 0)
-		err = kvh_transfer_order_point(queue->engine, opts->stream, opts->event);
+		err = kvh_transfer_order_point(pool, opts->stream, opts->event);
 	if (err != 0)
 		goto err_put;
 	t = kvh_transfer_make(queue, pool, n, false);

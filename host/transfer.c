@@ -31,6 +31,7 @@ struct kvh_transfer *kvh_transfer_make(struct kvh_queue *queue, struct kvh_pool 
 	if (t == NULL)
 		return NULL;
 	t->engine = queue->engine;
+	t->device = pool->device;
 	t->pool = pool;
 	t->is_load = is_load;
 	t->n = n;
@@ -97,13 +98,37 @@ static void join_pool(struct kvh_transfer *t)
 	if (!t->moved) {
 		kvh_pool_user_add(t->pool, &t->user);
 		if (!t->pool->open)
-			kvh_mover_cancel(t->engine->mover, &t->move);
+			kvh_mover_cancel(t->device->mover, &t->move);
 	}
 	pthread_mutex_unlock(&t->pool->lock);
 }
 
+void kvh_transfer_count(const struct kvh_transfer *t, uint32_t group)
+{
+	struct kvh_space_counters *space = t->pool->space->counters;
+	struct kvh_engine_device *device = t->device;
+	struct kvh_metrics *m = &t->engine->metrics;
+	uint64_t bytes = t->pool->plans[group]->payload_bytes;
+
+	kvh_count(t->is_load ? &m->loaded_chunks : &m->stored_chunks, 1);
+	kvh_count(t->is_load ? &m->loaded_bytes : &m->stored_bytes, bytes);
+	kvh_count(t->is_load ? &space->loaded_chunks : &space->stored_chunks, 1);
+	kvh_count(t->is_load ? &space->loaded_bytes : &space->stored_bytes, bytes);
+	kvh_count(t->is_load ? &device->loaded_chunks : &device->stored_chunks, 1);
+	kvh_count(t->is_load ? &device->loaded_bytes : &device->stored_bytes, bytes);
+}
+
+static void count_error(struct kvh_engine *engine, struct kvh_engine_device *device)
+{
+	kvh_count(&engine->metrics.device_errors, 1);
+	kvh_count(&device->errors, 1);
+}
+
 void kvh_transfer_moved(struct kvh_transfer *t)
 {
+	if (t->move.status != 0 && t->move.status != -ECANCELED)
+		count_error(t->engine, t->device);
+	kvh_uncount(&t->device->jobs, 1);
 	pthread_mutex_lock(&t->pool->lock);
 	if (t->user.prev != NULL || t->pool->users == &t->user)
 		kvh_pool_user_remove(t->pool, &t->user);
@@ -125,29 +150,31 @@ int kvh_transfer_result(const struct kvh_transfer *t, uint32_t i)
 }
 
 /* A device that dies says -EIO before it is seen as dead. */
-static int device_error(struct kvh_engine *engine, int err)
+static int device_error(const struct kvh_pool *pool, int err)
 {
-	if (err != -EIO && !engine->dev->ops->dead(engine->dev))
+	if (err != -EIO && !kvh_device_dead(pool->device))
 		return err;
-	kvh_count(&engine->metrics.device_errors, 1);
-	kvh_err("transfer: the device has died");
+	count_error(pool->engine, pool->device);
+	kvh_err("transfer: the device %s has died", pool->device->info.label);
 	return -ENODEV;
 }
 
 int kvh_transfer_start(struct kvh_transfer *t, struct CUstream_st *stream,
 		       struct CUevent_st *event)
 {
-	struct kvh_mover *mover = t->engine->mover;
+	struct kvh_mover *mover = t->device->mover;
 	int err = make_parts(t);
 
 	if (err != 0)
 		return err;
 	kvh_pool_hold(t->pool);
+	kvh_count(&t->device->jobs, 1); /* it may be done before it was begun here */
 	err = t->is_load ? kvh_mover_load(mover, &t->move, stream, event)
 			 : kvh_mover_store(mover, &t->move, stream, event);
 	if (err != 0) {
+		kvh_uncount(&t->device->jobs, 1);
 		kvh_pool_put(t->pool);
-		return device_error(t->engine, err);
+		return device_error(t->pool, err);
 	}
 	join_pool(t);
 	return 0;
@@ -156,6 +183,7 @@ int kvh_transfer_start(struct kvh_transfer *t, struct CUstream_st *stream,
 int kvh_transfer_begin(struct kvh_queue *queue, kvh_pool_t pool_id, uint32_t flags,
 		       uint32_t known, uint32_t n, struct kvh_pool **pool_p)
 {
+	struct kvh_pool *pool;
 	int err = kvh_engine_alive(queue->engine);
 
 	if (err != 0)
@@ -165,13 +193,21 @@ int kvh_transfer_begin(struct kvh_queue *queue, kvh_pool_t pool_id, uint32_t fla
 			known);
 		return -EINVAL;
 	}
-	err = device_error(queue->engine, 0);
-	return err != 0 ? err : kvh_pool_get(queue->engine, pool_id, pool_p);
+	err = kvh_pool_get(queue->engine, pool_id, &pool);
+	if (err != 0)
+		return err;
+	err = device_error(pool, 0);
+	if (err != 0)
+		kvh_pool_put(pool);
+	else
+		*pool_p = pool;
+	return err;
 }
 
-int kvh_transfer_order_point(struct kvh_engine *engine, struct CUstream_st *stream,
+int kvh_transfer_order_point(const struct kvh_pool *pool, struct CUstream_st *stream,
 			     struct CUevent_st *event)
 {
+	struct kvh_device *dev = pool->device->dev;
 	int capturing;
 
 	if (stream != NULL && event != NULL) {
@@ -180,10 +216,10 @@ int kvh_transfer_order_point(struct kvh_engine *engine, struct CUstream_st *stre
 	}
 	if (event != NULL)
 		return 0;
-	capturing = engine->dev->ops->stream_capturing(engine->dev, stream);
+	capturing = dev->ops->stream_capturing(dev, stream);
 	if (capturing > 0) {
 		kvh_err("transfer: the stream is being captured");
 		return -EBUSY;
 	}
-	return capturing < 0 ? device_error(engine, capturing) : 0;
+	return capturing < 0 ? device_error(pool, capturing) : 0;
 }

@@ -24,6 +24,7 @@ struct kvh_piece {
 struct kvh_transfer {
 	struct kvh_job *job;
 	struct kvh_engine *engine;
+	struct kvh_engine_device *device; /* the pool's; it stays when the pool goes */
 	struct kvh_pool *pool;
 	struct kvh_pool_user user;
 	struct kvh_move move;
@@ -53,7 +54,7 @@ static inline void kvh_transfer_status(struct kvh_transfer *t, uint32_t index, i
 /* Checks what every call checks first. The pool is to be put. */
 int kvh_transfer_begin(struct kvh_queue *queue, kvh_pool_t pool_id, uint32_t flags,
 		       uint32_t known, uint32_t n, struct kvh_pool **pool_p);
-int kvh_transfer_order_point(struct kvh_engine *engine, struct CUstream_st *stream,
+int kvh_transfer_order_point(const struct kvh_pool *pool, struct CUstream_st *stream,
 			     struct CUevent_st *event);
 /* NULL: no memory. */
 struct kvh_transfer *kvh_transfer_make(struct kvh_queue *queue, struct kvh_pool *pool,
@@ -66,6 +67,9 @@ int kvh_transfer_start(struct kvh_transfer *t, struct CUstream_st *stream,
 /* What the mover says of a piece that it moved, as users are told: 0, -ECANCELED,
  * and -EIO for whatever the device refused. */
 int kvh_transfer_result(const struct kvh_transfer *t, uint32_t i);
+/* From `done`, for each piece that was moved well: of the engine, its space, its
+ * device. */
+void kvh_transfer_count(const struct kvh_transfer *t, uint32_t group);
 /* From `done`: no transfer touches the pages any more. Before the end, so that
  * nothing but the body is left to whoever ends the job. */
 void kvh_transfer_moved(struct kvh_transfer *t);

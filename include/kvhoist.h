@@ -64,14 +64,15 @@ typedef uint64_t kvh_pool_t;
 typedef uint64_t kvh_job_t;
 typedef uint64_t kvh_lease_t;
 
-#define KVH_NONE       UINT64_C(0) /* no space, pool, job or lease */
-#define KVH_PAGE_NONE  UINT32_MAX  /* a page that is not to be moved */
-#define KVH_RANK_ANY   UINT32_MAX  /* the rank of a replicated group's keys */
-#define KVH_LAYER_ALL  UINT32_MAX
-#define KVH_PENDING    1 /* the status of a chunk that is not settled yet */
-#define KVH_GROUPS_MAX 16u
-#define KVH_PLANES_MAX 4096u /* of a space, all groups together */
-#define KVH_L2_MAX     16u   /* adapters of an engine */
+#define KVH_NONE        UINT64_C(0) /* no space, pool, job or lease */
+#define KVH_PAGE_NONE   UINT32_MAX  /* a page that is not to be moved */
+#define KVH_RANK_ANY    UINT32_MAX  /* the rank of a replicated group's keys */
+#define KVH_LAYER_ALL   UINT32_MAX
+#define KVH_PENDING     1 /* the status of a chunk that is not settled yet */
+#define KVH_GROUPS_MAX  16u
+#define KVH_PLANES_MAX  4096u /* of a space, all groups together */
+#define KVH_L2_MAX      16u   /* adapters of an engine */
+#define KVH_DEVICES_MAX 64u   /* devices of an engine */
 
 /* "0.1.0 (cuda 13.0)" or "0.1.0 (no cuda)". Static. */
 KVH_API const char *kvh_version(void);
@@ -91,7 +92,9 @@ KVH_API void kvh_log_set(void (*sink)(void *arg, enum kvh_log_level level, const
 struct kvh_engine_opts {
 	size_t size;
 	/* "auto": a GPU if there is one, else the host. "host", "cuda", "cuda:N".
-	 * NULL is "auto". L1 is pinned for it, near it. */
+	 * NULL is "auto". Several, separated by commas, "cuda:0,cuda:2", or "cuda:*",
+	 * all GPUs there are; "host,host" for tests. No GPU that is not named is
+	 * touched. L1 is one, pinned for all of them. */
 	const char *device;
 	uint64_t l1_bytes;       /* pinned memory for frames, >= 1 MiB; rounded down to a
 				  * multiple of 2 MiB, but 2 MiB at least */
@@ -480,14 +483,16 @@ struct kvh_pool_desc {
 	uint32_t reserved;
 	const struct kvh_plane *planes; /* group by group, in the groups' order */
 	const uint32_t *group_pages;    /* [n_groups] pages of each group */
-	uint8_t device_uuid[16];        /* zero: the engine's device */
+	uint8_t device_uuid[16];        /* zero: the device that owns the memory */
 };
 KVH_API void kvh_pool_desc_init(struct kvh_pool_desc *desc, size_t size);
 
 /* -EINVAL  a plane leaves its allocation, planes of one group overlap, strides
  *          do not fit the shape or its order; the log has plane and value
  * -ENOENT  no such space
- * -ENODEV  the uuid is not the engine's device, or that has died
+ * -ENODEV  the uuid is of no device of the engine's, or that has died; or it is zero,
+ *          the engine has several, and the memory is not on one of them; the log
+ *          says which there are
  * -ENOMEM  no device memory for stages */
 KVH_API int kvh_pool_register(struct kvh_engine *engine, const struct kvh_pool_desc *desc,
 			      kvh_pool_t *pool_p);
@@ -555,7 +560,7 @@ KVH_API void kvh_store_opts_init(struct kvh_store_opts *opts, size_t size);
  *   -EBUSY   the stream is being captured
  *   -EAGAIN  the queue is full
  *   -ENOENT  no such pool
- *   -ENODEV  the device has died */
+ *   -ENODEV  the pool's device has died; pools on others go on */
 KVH_API int kvh_store(struct kvh_queue *queue, kvh_pool_t pool,
 		      const struct kvh_store_chunk *chunks, uint32_t n,
 		      const struct kvh_store_opts *opts, int32_t *status, kvh_job_t *job_p);
@@ -777,6 +782,23 @@ struct kvh_status {
 	uint64_t evicted_quota;  /* for the hard limit of their space */
 	uint64_t leases_expired; /* ended by their deadline */
 	uint64_t l1_demoting;    /* now: frames evicted next, that L2 has to have first */
+	uint64_t n_devices;      /* kvh_device_status_get */
+};
+
+/* Of one device. */
+struct kvh_device_status {
+	size_t size;
+	char label[16]; /* "cuda:2", "host:0": as in the log and in kvh_health */
+	char name[96];  /* what its driver says */
+	uint8_t uuid[16];
+	int32_t numa_node; /* -1: not known */
+	uint32_t dead;     /* 1: its pools refuse work, and it never comes back */
+	/* now */
+	uint64_t pools, jobs; /* registered; given to it and not ended */
+	/* since open */
+	uint64_t stored_chunks, stored_bytes;
+	uint64_t loaded_chunks, loaded_bytes;
+	uint64_t errors; /* of kvh_status's device_errors, those here */
 };
 
 /* How long something took since open. A percentile is the true one, or at most a
@@ -858,9 +880,12 @@ KVH_API int kvh_status_get(struct kvh_engine *engine, struct kvh_status *status)
 /* -ENOENT  there is no adapter of that index */
 KVH_API int kvh_l2_status_get(struct kvh_engine *engine, uint32_t index,
 			      struct kvh_l2_status *status);
+/* In the order of the option `device`. -ENOENT  there is none of that index */
+KVH_API int kvh_device_status_get(struct kvh_engine *engine, uint32_t index,
+				  struct kvh_device_status *status);
 
 /* Whether every part makes progress: 1 only if no thread has had work for longer
- * than health.bound without getting anywhere, the device lives, and every adapter
+ * than health.bound without getting anywhere, every device lives, and every adapter
  * is in use. Asks nobody that might hang. Within a second of a change. */
 KVH_API int kvh_health_get(struct kvh_engine *engine, struct kvh_health *health);
 
@@ -874,6 +899,8 @@ struct kvh_snapshot {
 	uint32_t n_l2, n_spaces;
 	const struct kvh_l2_status *l2;
 	const struct kvh_space_status *spaces; /* in no order */
+	const struct kvh_device_status *devices;
+	uint64_t n_devices;
 };
 KVH_API int kvh_snapshot_take(struct kvh_engine *engine, struct kvh_snapshot **snapshot_p);
 /* NULL is fine. */

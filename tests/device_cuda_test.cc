@@ -29,6 +29,8 @@ struct State {
 	bool dead = false, touched = false; /* set by the test; called since */
 	cudaError_t query = cudaSuccess, capture = cudaSuccess, batch = cudaSuccess;
 	int batches = 0, copies = 0;
+	cudaMemoryType memory_type = cudaMemoryTypeDevice; /* of any pointer */
+	int memory_device = 0;
 };
 State state;
 
@@ -177,6 +179,13 @@ cudaError_t cudaMalloc(void **mem, size_t)
 cudaError_t cudaFree(void *)
 {
 	return fake::call("cudaFree");
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *attrs, const void *)
+{
+	*attrs = {};
+	attrs->type = fake::state.memory_type;
+	attrs->device = fake::state.memory_device;
+	return fake::call("cudaPointerGetAttributes");
 }
 cudaError_t cudaHostAlloc(void **mem, size_t, unsigned int)
 {
@@ -350,6 +359,7 @@ void DeviceCuda::all_but_open()
 	void *mem = nullptr, *host = nullptr;
 
 	did(ops->mem_alloc(dev, 64, &mem));
+	did(ops->owns(dev, mem));
 	did(ops->host_alloc(dev, 64, &host));
 	did(ops->host_register(dev, here, 64));
 	did(ops->stream_create(dev, 1, &stream));
@@ -429,7 +439,7 @@ TEST_F(DeviceCuda, EveryCallMayFail)
 				return;
 		}
 	}
-	EXPECT_EQ(failed.size(), 28u) << "all that CUDA is called for";
+	EXPECT_EQ(failed.size(), 29u) << "all that CUDA is called for";
 }
 
 /* Errors that say something, and are none: they must not stay behind either, or the
@@ -456,6 +466,27 @@ TEST_F(DeviceCuda, ExpectedErrorsLeaveNothing)
 		EXPECT_EQ(fake::state.copies, 2 * i);
 	}
 	EXPECT_EQ(fake::state.batches, 1) << "asked once";
+	EXPECT_EQ(lines, 0);
+	dev->ops->close(dev);
+}
+
+/* Whose memory is it? Managed memory has a device, too; what is pinned or unknown has
+ * none, whatever number stands beside it. */
+TEST_F(DeviceCuda, OwnsTheMemoryOfItsNumber)
+{
+	ASSERT_EQ(kvh_device_cuda_open(1, &dev), 0);
+	for (cudaMemoryType type : {cudaMemoryTypeDevice, cudaMemoryTypeManaged,
+				    cudaMemoryTypeHost, cudaMemoryTypeUnregistered}) {
+		const bool has = type == cudaMemoryTypeDevice || type == cudaMemoryTypeManaged;
+
+		fake::state.memory_type = type;
+		for (int device = 0; device < 2; device++) {
+			fake::state.memory_device = device;
+			EXPECT_EQ(did(dev->ops->owns(dev, nullptr)),
+				  has && device == 1 ? KVH_OWNS_YES : KVH_OWNS_NO)
+				<< type << " on " << device;
+		}
+	}
 	EXPECT_EQ(lines, 0);
 	dev->ops->close(dev);
 }

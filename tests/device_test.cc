@@ -139,7 +139,25 @@ TEST_P(DeviceTest, SaysWhatItIs)
 	EXPECT_GT(info.mem_bytes, 0u);
 	EXPECT_GE(info.numa_node, -1);
 	EXPECT_EQ(info.n_sms != 0, std::string(ops->name) == "cuda");
+	EXPECT_EQ(std::string(info.label), std::string(ops->name) + ":0");
+	EXPECT_NE(std::string(16, '\0'),
+		  std::string(reinterpret_cast<const char *>(info.uuid), 16))
+		<< "that one means any device";
 	EXPECT_FALSE(ops->dead(dev));
+}
+
+TEST_P(DeviceTest, OwnsWhatWasAllocatedOnIt)
+{
+	unsigned char *mem = device_alloc(4096);
+	const int here = std::string(ops->name) == "cuda" ? KVH_OWNS_NO : KVH_OWNS_MAYBE;
+	void *pinned = nullptr;
+
+	EXPECT_EQ(ops->owns(dev, mem), KVH_OWNS_YES);
+	EXPECT_EQ(ops->owns(dev, mem + 4095), KVH_OWNS_YES);
+	EXPECT_EQ(ops->owns(dev, &pinned), here) << "the process's";
+	ASSERT_EQ(ops->host_alloc(dev, 4096, &pinned), 0);
+	EXPECT_EQ(ops->owns(dev, pinned), here);
+	ops->host_free(dev, pinned);
 }
 
 TEST_P(DeviceTest, AllocationsFailCleanly)
@@ -498,6 +516,64 @@ TEST(DeviceOpenTest, SaysWhichGpuIsNotThere)
 	kvh_log_set(nullptr, nullptr, KVH_LOG_WARN);
 	EXPECT_EQ(dev, nullptr);
 	EXPECT_NE(line.find("cuda:9999"), std::string::npos) << line;
+}
+
+TEST(DeviceOpenTest, ListsOfHostsAreToldApart)
+{
+	kvh_device *devs[4] = {};
+	kvh_device_info info[3];
+
+	ASSERT_EQ(kvh_device_open_list("host,host,host", devs, 4), 3);
+	EXPECT_EQ(devs[3], nullptr);
+	for (int i = 0; i < 3; i++) {
+		devs[i]->ops->info(devs[i], &info[i]);
+		EXPECT_EQ(std::string(info[i].label), "host:" + std::to_string(i));
+		for (int j = 0; j < i; j++)
+			EXPECT_NE(0, memcmp(info[i].uuid, info[j].uuid, 16));
+	}
+	for (int i = 0; i < 3; i++)
+		devs[i]->ops->close(devs[i]);
+
+	/* The same names, the same devices, also in the next process. */
+	kvh_device_info again;
+	ASSERT_EQ(kvh_device_open_list("host", devs, 1), 1);
+	devs[0]->ops->info(devs[0], &again);
+	EXPECT_EQ(0, memcmp(again.uuid, info[0].uuid, 16));
+	devs[0]->ops->close(devs[0]);
+}
+
+TEST(DeviceOpenTest, RefusesListsThatMakeNoSense)
+{
+	static std::string line;
+	kvh_device *devs[2] = {};
+	const struct {
+		const char *names, *why;
+	} rows[] = {
+		{"host,", "want names"},
+		{",host", "want names"},
+		{"host,,host", "want names"},
+		{"host, host", "want names"},
+		{"host,auto", "want names"},
+		{"auto,host", "want names"},
+		{"cuda:*,cuda:0", "want names"},
+		{"host;host", "want names"},
+		{"host,hosthosthosthosthost", "want names"},
+		{"cuda:1,cuda:1", "a GPU twice"},
+		{"cuda,cuda:0", "a GPU twice"},
+		{"host,cuda:0", "the host beside GPUs"},
+		{"cuda:0,host", "the host beside GPUs"},
+		{"host,host,host", "too many"},
+	};
+
+	kvh_log_set([](void *, kvh_log_level, const char *text) { line = text; }, nullptr,
+		    KVH_LOG_ERROR);
+	for (const auto &row : rows) {
+		line.clear();
+		EXPECT_EQ(kvh_device_open_list(row.names, devs, 2), -EINVAL) << row.names;
+		EXPECT_NE(line.find(row.why), std::string::npos) << row.names << ": " << line;
+	}
+	EXPECT_EQ(kvh_device_open_list("cuda:9998,cuda:9999", devs, 2), -ENODEV);
+	kvh_log_set(nullptr, nullptr, KVH_LOG_WARN);
 }
 
 TEST(DeviceOpenTest, AutoAlwaysFindsOne)

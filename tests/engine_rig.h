@@ -152,9 +152,9 @@ class Engine
 	{
 		return engine_;
 	}
-	kvh_device *dev() const
+	kvh_device *dev(uint32_t i = 0) const
 	{
-		return engine_->dev;
+		return engine_->devices.list[i].dev;
 	}
 	kvh_space_t space(const Desc &desc) const
 	{

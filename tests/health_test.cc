@@ -214,7 +214,7 @@ TEST(Health, ADeadDeviceStaysIll)
 	engine.fail(KVH_HOST_COPY, 1, EIO);
 	ASSERT_EQ(0, queue.store(job, pool, make_items(pool, prompt(1, 4))));
 	EXPECT_EQ(-EIO, queue.finish(job).status);
-	EXPECT_STREQ("device: it has died", wait_until_ill(engine, "device").reason);
+	EXPECT_STREQ("device host:0: it has died", wait_until_ill(engine, "device").reason);
 }
 
 TEST(Pulse, TheOlderOfBusyAndWaitingCounts)

@@ -95,7 +95,7 @@ class Faults : protected Stage
 
 		if (rng_.one_in(3)) {
 			world_.note("device goes on");
-			kvh_host_release(engine_->dev);
+			kvh_host_release(engine_->devices.list[0].dev);
 			return;
 		}
 		if (n < 7 || n > 11) { /* the others only change the order of things */
@@ -104,7 +104,7 @@ class Faults : protected Stage
 			weather_.device_fails = true;
 		}
 		rule.nth = 1 + rng_.below(8);
-		(void)kvh_host_rule_add(engine_->dev, &rule);
+		(void)kvh_host_rule_add(engine_->devices.list[0].dev, &rule);
 		world_.note("device: call %d, action %d", rule.call, rule.action);
 	}
 	void memory_fault()
@@ -132,7 +132,7 @@ class Faults : protected Stage
 	void heal()
 	{
 		guards().fail_alloc_in = guards().fail_inside_one_in = 0;
-		kvh_host_release(engine_->dev);
+		kvh_host_release(engine_->devices.list[0].dev);
 		for (const Adapter &adapter : truth_.adapters) {
 			kvh_fault *fault = find_fault(adapter);
 
