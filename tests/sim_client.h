@@ -291,7 +291,9 @@ class Client : public Judge
 			const size_t at = world_.rng().below(held_.size());
 
 			ids.push_back(held_[at].id);
-			if (held_[at].touched &&
+			/* One that has ended by itself held nothing: its frame may have
+			 * left, and another, that nobody has touched, come. */
+			if (held_[at].touched && held_[at].until_ns > world_.now() &&
 			    held_[at].got == keys_[held_[at].key].epoch() &&
 			    truth_.policy != "buffer-only" && truth_.in_l1(held_[at].key))
 				touched.push_back(held_[at].key);
