@@ -6,6 +6,7 @@
  */
 #include "bench/bench.h"
 #include "bench/beside.h"
+#include "bench/figures.h"
 #include "bench/pack_opts.h"
 #include "bench/pack_report.h"
 
@@ -177,6 +178,37 @@ static int measure_beside(struct run *run)
 	return kvh_beside_run(&b, &run->report->beside);
 }
 
+/* ---- latency ------------------------------------------------------------ */
+
+#define GPU_JOBS  400u
+#define HOST_JOBS 50u
+
+static void note_latency(void *arg, const struct kvh_latency_row *row)
+{
+	struct run *run = arg;
+
+	if (run->o->json || run->o->csv)
+		return;
+	if (run->report->latency.n == 1)
+		kvh_latency_head_print(stdout);
+	kvh_latency_row_print(stdout, row);
+	(void)fflush(stdout);
+}
+
+static int measure_latency(struct run *run)
+{
+	bool gpu = run->report->device.n_sms != 0;
+	struct kvh_latency_opts opts = {
+		.device = run->o->device,
+		.gpu = gpu,
+		.n = gpu ? GPU_JOBS : HOST_JOBS,
+		.note = note_latency,
+		.arg = run,
+	};
+
+	return kvh_latency_run(&opts, &run->report->latency);
+}
+
 static int measure_link(struct run *run, bool gpu)
 {
 	struct kvh_pack_report *report = run->report;
@@ -213,8 +245,11 @@ static int plot(const char *path, const struct kvh_pack_report *report, bool bes
 
 static int show(const struct kvh_pack_opts *o, const struct kvh_pack_report *report)
 {
+	struct kvh_figure figures[KVH_FIGURES_MAX];
 	int err = 0;
 
+	if (!o->json && !o->csv && report->device.n_sms != 0)
+		kvh_figures_print(stdout, figures, kvh_figures_of(report, figures));
 	if (o->json)
 		err = kvh_pack_report_json(stdout, report);
 	else if (o->csv)
@@ -240,6 +275,8 @@ static int measure(struct run *run)
 		err = measure_transfers(run);
 	if (err == 0 && o->beside)
 		err = measure_beside(run);
+	if (err == 0 && o->latency)
+		err = measure_latency(run);
 	return err;
 }
 

@@ -32,16 +32,18 @@ enum option_key {
 	OPTION_SVG_LOAD,
 	OPTION_TRANSFERS,
 	OPTION_LOAD,
+	OPTION_LATENCY,
 };
 
 static const struct argp_option option_list[] = {
 	{"device", OPTION_DEVICE, "NAME", 0, "auto, host, cuda, cuda:N (auto)", 0},
-	{"transfers", OPTION_TRANSFERS, NULL, 0,
-	 "only the parts that are named: every way of moving pages", 0},
+	{"transfers", OPTION_TRANSFERS, NULL, 0, "every way of moving pages", 0},
 	{"load", OPTION_LOAD, "KERNELS", OPTION_ARG_OPTIONAL,
 	 "what other kernels lose meanwhile: wave, 64x8192x8192, 1024x8192x4096, "
 	 "2048x2112x4096, 4096x4096x4096, 8192x8192x8192, copy (all)",
 	 0},
+	{"latency", OPTION_LATENCY, NULL, 0,
+	 "from the device's end of a job to its user's thread awake", 0},
 	{"fragments", OPTION_FRAGMENTS, "LIST", 0,
 	 "bytes that a page has of a plane (2K,4K,8K,16K,32K,128K)", 0},
 	{"frames", OPTION_FRAMES, "LIST", 0, "payloads of a chunk (2M,128K,512K,8M,32M)", 0},
@@ -160,6 +162,7 @@ static error_t take(int key, char *arg, struct argp_state *state)
 	case OPTION_WAYS: each_item(state, "ways", arg, take_way, key); break;
 	case OPTION_ALL: o->all = true; break;
 	case OPTION_TRANSFERS: o->transfers = true; break;
+	case OPTION_LATENCY: o->latency = true; break;
 	case OPTION_LOAD:
 		o->beside = true;
 		if (arg != NULL)
@@ -187,7 +190,8 @@ static const struct argp parser = {
 	.options = option_list,
 	.parser = take,
 	.doc = "Measures how fast pages move to frames in pinned memory and back, and what "
-	       "other kernels lose meanwhile.\v"
+	       "other kernels lose meanwhile, and when its user knows. --transfers, --load "
+	       "and --latency are its parts; all three, where none is named.\v"
 	       "The link is one contiguous copy in the same run. Every measurement's bytes "
 	       "are compared: frames with pages after a store, the whole pool after a load. "
 	       "The exit status is 1 if any were wrong.",
@@ -213,8 +217,8 @@ void kvh_pack_opts_defaults(struct kvh_pack_opts *o, bool gpu)
 		5,
 	};
 
-	if (!o->transfers && !o->beside)
-		o->transfers = o->beside = true;
+	if (!o->transfers && !o->beside && !o->latency)
+		o->transfers = o->beside = o->latency = true;
 	o->beside_fragments = o->fragments.n == 0 ? beside : o->fragments;
 	if (o->fragments.n == 0)
 		o->fragments = fragments;

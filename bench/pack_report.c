@@ -5,6 +5,8 @@
  */
 #include "bench/pack_report.h"
 
+#include "bench/figures.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
@@ -61,7 +63,8 @@ bool kvh_pack_report_right(const struct kvh_pack_report *report)
 	for (size_t i = 0; i < report->n_both; i++)
 		if (!report->both[i].right)
 			return false;
-	return kvh_beside_report_right(&report->beside);
+	return kvh_beside_report_right(&report->beside) &&
+	       (report->latency.n == 0 || report->latency.right);
 }
 
 const char *kvh_pack_report_device(const struct kvh_pack_report *report)
@@ -104,8 +107,9 @@ void kvh_pack_report_head(FILE *out, const struct kvh_pack_report *report)
 
 void kvh_pack_rows_head(FILE *out)
 {
-	fprintf(out, "\n%-10s %-4s %8s %8s %-10s %8s %7s %10s %10s %9s %9s\n", "way", "dir",
-		"fragment", "frame", "pages", "GB/s", "link", "submit", "others", "p50", "p99");
+	fprintf(out, "\n%-10s %-4s %8s %8s %-10s %8s %7s %10s %10s %6s %9s %9s\n", "way", "dir",
+		"fragment", "frame", "pages", "GB/s", "link", "submit", "others", "cores",
+		"p50", "p99");
 	fprintf(out, "%-10s %-4s %8s %8s %-10s %8s %7s %10s %10s\n", "", "", "", "", "", "", "",
 		"us/GB", "us/GB");
 }
@@ -123,8 +127,9 @@ void kvh_pack_row_print(FILE *out, const struct kvh_pack_row *row)
 						  : strerror(-row->error));
 		return;
 	}
-	fprintf(out, "%8.2f %6.1f%% %10.0f %10.0f %9s %9s%s\n", row->rate, 100 * row->share,
-		row->submit_us_per_gb, row->other_us_per_gb, kvh_format_ns(row->p50_ns, p50),
+	fprintf(out, "%8.2f %6.1f%% %10.0f %10.0f %6.3f %9s %9s%s\n", row->rate,
+		100 * row->share, row->submit_us_per_gb, row->other_us_per_gb,
+		kvh_pack_row_cores(row), kvh_format_ns(row->p50_ns, p50),
 		kvh_format_ns(row->p99_ns, p99), row->right ? "" : "  WRONG BYTES");
 }
 
@@ -157,6 +162,7 @@ static json_t *row_json(const struct kvh_pack_row *row)
 	(void)json_object_set_new(object, "share_of_link", json_real(row->share));
 	(void)json_object_set_new(object, "submit_us_per_gb", json_real(row->submit_us_per_gb));
 	(void)json_object_set_new(object, "other_us_per_gb", json_real(row->other_us_per_gb));
+	(void)json_object_set_new(object, "cores", json_real(kvh_pack_row_cores(row)));
 	(void)json_object_set_new(object, "p50_ns", json_integer((json_int_t)row->p50_ns));
 	(void)json_object_set_new(object, "p99_ns", json_integer((json_int_t)row->p99_ns));
 	(void)json_object_set_new(object, "right", json_boolean(row->right));
@@ -173,20 +179,25 @@ static json_t *both_json(const struct kvh_pack_both *both)
 
 int kvh_pack_report_json(FILE *out, const struct kvh_pack_report *report)
 {
-	json_t *rows = json_array(), *both = json_array(), *object;
+	struct kvh_figure list[KVH_FIGURES_MAX];
+	json_t *rows = json_array(), *both = json_array(), *figures, *object;
 	int rc;
 
 	for (size_t i = 0; i < report->n_rows; i++)
 		(void)json_array_append_new(rows, row_json(&report->rows[i]));
 	for (size_t i = 0; i < report->n_both; i++)
 		(void)json_array_append_new(both, both_json(&report->both[i]));
-	object = json_pack("{s:s, s:s, s:b, s:f, s:f, s:f, s:I, s:o, s:o, s:o}", "device",
-			   report->device.name, "driver", report->device.driver, "gpu",
-			   (int)(report->device.n_sms != 0), "link_d2h_gb_per_s",
+	figures = report->device.n_sms != 0
+			  ? kvh_figures_json(list, kvh_figures_of(report, list))
+			  : json_array();
+	object = json_pack("{s:s, s:s, s:b, s:f, s:f, s:f, s:I, s:o, s:o, s:o, s:o, s:o}",
+			   "device", report->device.name, "driver", report->device.driver,
+			   "gpu", (int)(report->device.n_sms != 0), "link_d2h_gb_per_s",
 			   report->link_store, "link_h2d_gb_per_s", report->link_load,
 			   "link_both_gb_per_s", report->link_both, "link_bytes",
 			   (json_int_t)report->link_bytes, "rows", rows, "both", both, "beside",
-			   kvh_beside_json(&report->beside));
+			   kvh_beside_json(&report->beside), "latency",
+			   kvh_latency_json(&report->latency), "figures", figures);
 	if (object == NULL)
 		return -ENOMEM;
 	rc = json_dumpf(object, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
@@ -217,12 +228,21 @@ static void rows_csv(FILE *out, const struct kvh_pack_report *report)
 
 void kvh_pack_report_csv(FILE *out, const struct kvh_pack_report *report)
 {
-	if (report->n_rows > 0)
+	const char *before = "";
+
+	if (report->n_rows > 0) {
 		rows_csv(out, report);
-	if (report->n_rows > 0 && report->beside.n > 0)
-		(void)fputc('\n', out);
-	if (report->beside.n > 0)
+		before = "\n";
+	}
+	if (report->beside.n > 0) {
+		fputs(before, out);
 		kvh_beside_csv(out, &report->beside);
+		before = "\n";
+	}
+	if (report->latency.n > 0) {
+		fputs(before, out);
+		kvh_latency_csv(out, &report->latency);
+	}
 }
 
 /* ---- plot --------------------------------------------------------------- */

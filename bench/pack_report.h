@@ -7,6 +7,7 @@
 #define KVH_BENCH_PACK_REPORT_H
 
 #include "bench/beside.h"
+#include "bench/latency.h"
 #include "bench/pack_way.h"
 
 #include <stdio.h>
@@ -28,6 +29,12 @@ struct kvh_pack_row {
 	int error; /* 0, or why there is no measurement */
 };
 
+/* Processor time of the process while the link is full, but for the thread that waits. */
+static inline double kvh_pack_row_cores(const struct kvh_pack_row *row)
+{
+	return (row->submit_us_per_gb + row->other_us_per_gb) * row->rate / 1e6;
+}
+
 /* The mover in both directions at once. */
 struct kvh_pack_both {
 	uint64_t fragment, payload;
@@ -44,6 +51,7 @@ struct kvh_pack_report {
 	struct kvh_pack_both *both;
 	size_t n_both, both_room;
 	struct kvh_beside_report beside;
+	struct kvh_latency_report latency;
 };
 
 /* NULL: no memory. Valid until the next one is added. */
