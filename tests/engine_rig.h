@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * engine_rig.h - an engine on the host device, spaces and pools of the layouts
+ * engine_rig.h - an engine on a host device, or on several, spaces and pools of the layouts
  * of layouts.h. Bytes of a chunk follow from its key, so that whoever loads it
  * knows what they have to be.
  */
@@ -103,6 +103,7 @@ struct Opts {
 	uint32_t high_pct = 0, low_pct = 0;
 	const char *l1_eviction = nullptr;
 	uint64_t space_l1_hard = 0, space_l2_hard = 0;
+	const char *device = "host";
 };
 
 inline int open_engine(const Opts &opts, kvh_engine **engine_p)
@@ -113,7 +114,7 @@ inline int open_engine(const Opts &opts, kvh_engine **engine_p)
 	for (const auto &spec : opts.l2)
 		specs.push_back(spec.c_str());
 	kvh_engine_opts_init(&o, sizeof(o));
-	o.device = "host";
+	o.device = opts.device;
 	o.l1_bytes = opts.l1_bytes;
 	o.l2 = specs.data();
 	o.n_l2 = static_cast<uint32_t>(specs.size());
@@ -156,6 +157,14 @@ class Engine
 	{
 		return engine_->devices.list[i].dev;
 	}
+	kvh_device_status device(uint32_t i) const
+	{
+		kvh_device_status st{};
+
+		st.size = sizeof(st);
+		EXPECT_EQ(0, kvh_device_status_get(engine_, i, &st));
+		return st;
+	}
 	kvh_space_t space(const Desc &desc) const
 	{
 		kvh_space_t space = KVH_NONE;
@@ -193,9 +202,11 @@ class Engine
 	{
 		rule(call, KVH_HOST_FAIL, nth, count, error);
 	}
+	/* On all devices. */
 	void release() const
 	{
-		kvh_host_release(dev());
+		for (uint32_t i = 0; i < engine_->devices.n; i++)
+			kvh_host_release(dev(i));
 	}
 
       private:
@@ -214,7 +225,7 @@ class Engine
 class Stream
 {
       public:
-	explicit Stream(const Engine &engine) : dev_(engine.dev())
+	explicit Stream(const Engine &engine, uint32_t device = 0) : dev_(engine.dev(device))
 	{
 		EXPECT_EQ(0, dev_->ops->stream_create(dev_, 0, &stream_));
 		EXPECT_EQ(0, dev_->ops->event_create(dev_, &event_));
@@ -314,9 +325,9 @@ class Pool
 {
       public:
 	Pool(const Engine &engine, const Layout &layout, kvh_space_t space, uint32_t rank = 0,
-	     uint64_t seed = 1, uint64_t shift = 0)
-	    : layout(layout), space(space), rank(rank), memory(layout.allocs, shift, seed),
-	      order_(layout.groups[0].n_pages)
+	     uint64_t seed = 1, uint64_t shift = 0, int device = -1)
+	    : layout(layout), space(space), rank(rank), device(device),
+	      memory(layout.allocs, shift, seed), order_(layout.groups[0].n_pages)
 	{
 		std::iota(order_.begin(), order_.end(), 0);
 		std::shuffle(order_.begin(), order_.end(), layouts::Rng(seed));
@@ -399,12 +410,16 @@ class Pool
 		desc.n_planes = static_cast<uint32_t>(planes.size());
 		desc.planes = planes.data();
 		desc.group_pages = n_pages.data();
+		if (device >= 0)
+			memcpy(desc.device_uuid, engine->devices.list[device].info.uuid,
+			       sizeof(desc.device_uuid));
 		return kvh_pool_register(engine, &desc, &id);
 	}
 
 	const Layout layout;
 	const kvh_space_t space;
 	const uint32_t rank;
+	const int device; /* its index; -1: it names none */
 	layouts::Memory memory;
 	kvh_pool_t id = KVH_NONE;
 

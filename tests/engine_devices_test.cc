@@ -1,0 +1,530 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// engine_devices_test.cc - several devices in one engine: a pool finds its own, its
+// jobs run there and nowhere else, chunks go from one device's pages to another's,
+// and a device that dies takes nothing with it that is not its own.
+#include "engine_harness.h"
+#include "sanitizers.h"
+
+#include <memory>
+#include <thread>
+
+using namespace enginetest;
+
+namespace
+{
+
+Opts on(const char *device, uint64_t l1_bytes = 8 * MIB)
+{
+	Opts opts;
+
+	opts.l2 = {"mem:size=16M"};
+	opts.l1_bytes = l1_bytes;
+	opts.device = device;
+	return opts;
+}
+
+kvh_health health(const Engine &engine)
+{
+	kvh_health h{};
+
+	h.size = sizeof(h);
+	EXPECT_EQ(0, kvh_health_get(engine.get(), &h));
+	return h;
+}
+
+/* A device with a pool, a queue and a stream of the user's. */
+struct Side {
+	Side(const Engine &engine, const Desc &desc, uint32_t index, uint32_t rank = 0)
+	    : index(index), dev(engine.dev(index)),
+	      pool(engine, desc.layout, engine.space(desc), rank, 1 + index, 0,
+		   static_cast<int>(index)),
+	      queue(engine), stream(engine, index)
+	{
+	}
+	uint64_t count(enum kvh_host_call call) const
+	{
+		return kvh_host_count(dev, call);
+	}
+
+	const uint32_t index;
+	kvh_device *const dev;
+	Pool pool;
+	Queue queue;
+	Stream stream;
+};
+
+/* ---- which device ------------------------------------------------------- */
+
+TEST(Devices, WorkIsDoneOnThePoolsDevice)
+{
+	Engine engine(on("host,host,host"));
+	Desc desc;
+	Side a(engine, desc, 0), b(engine, desc, 1), c(engine, desc, 2);
+	const uint64_t bytes = 3 * static_cast<uint64_t>(kvh_space_chunk_bytes(
+					   engine.get(), b.pool.space, 0));
+
+	EXPECT_EQ(3u, store_prompt(b.queue, b.pool, prompt(1, 3)));
+	EXPECT_EQ(3u, fetch_and_check(b.queue, b.pool, prompt(1, 3)));
+	EXPECT_GT(b.count(KVH_HOST_GATHER), 0u);
+	EXPECT_GT(b.count(KVH_HOST_SCATTER), 0u);
+	for (const Side *other : {&a, &c}) {
+		const kvh_device_status st = engine.device(other->index);
+
+		for (enum kvh_host_call call : {KVH_HOST_GATHER, KVH_HOST_SCATTER})
+			EXPECT_EQ(0u, other->count(call)) << other->index;
+		EXPECT_EQ(1u, st.pools);
+		EXPECT_EQ(0u, st.stored_chunks + st.loaded_chunks + st.jobs);
+	}
+	const kvh_device_status st = engine.device(1);
+	EXPECT_STREQ("host:1", st.label);
+	EXPECT_STREQ("host", st.name);
+	EXPECT_EQ(0, memcmp(st.uuid, engine.get()->devices.list[1].info.uuid, 16));
+	EXPECT_EQ(3u, st.stored_chunks);
+	EXPECT_EQ(bytes, st.stored_bytes);
+	EXPECT_EQ(3u, st.loaded_chunks);
+	EXPECT_EQ(bytes, st.loaded_bytes);
+	EXPECT_EQ(0u, st.dead + st.errors);
+	EXPECT_EQ(3u, engine.status().n_devices);
+	EXPECT_EQ(bytes, engine.status().stored_bytes);
+
+	Job unregister;
+	EXPECT_EQ(0, b.queue.unregister(unregister, b.pool));
+	EXPECT_EQ(0, b.queue.finish(unregister).status);
+	EXPECT_EQ(0u, engine.device(1).pools);
+	kvh_device_status none{};
+	none.size = sizeof(none);
+	EXPECT_EQ(-ENOENT, kvh_device_status_get(engine.get(), 3, &none));
+	none.size--;
+	EXPECT_EQ(-EINVAL, kvh_device_status_get(engine.get(), 0, &none));
+}
+
+TEST(Devices, OneJobIsOnTheDeviceUntilItHasEnded)
+{
+	Engine engine(on("host,host"));
+	Desc desc;
+	Side a(engine, desc, 0), b(engine, desc, 1);
+	const kvh_host_rule hold = {KVH_HOST_GATHER, KVH_HOST_HOLD, 1, UINT64_MAX, 0, 0};
+	Job job;
+
+	ASSERT_EQ(0, kvh_host_rule_add(b.dev, &hold));
+	ASSERT_EQ(0, b.queue.store(job, b.pool, make_items(b.pool, prompt(1, 2))));
+	kvh_host_held_wait(b.dev, 1);
+	EXPECT_EQ(1u, engine.device(1).jobs);
+	EXPECT_EQ(0u, engine.device(0).jobs);
+	/* The other device does not wait for it. */
+	EXPECT_EQ(2u, store_prompt(a.queue, a.pool, prompt(2, 2)));
+	EXPECT_EQ(2u, fetch_and_check(a.queue, a.pool, prompt(2, 2)));
+	EXPECT_EQ(KVH_PENDING, job.status[0]);
+	engine.release();
+	EXPECT_EQ(2u, b.queue.finish(job).n_ok);
+	EXPECT_EQ(0u, engine.device(1).jobs);
+}
+
+constexpr uint64_t PAGE = 4096;
+
+/* A pool of one opaque page at each of the addresses. */
+int register_at(const Engine &engine, const std::vector<void *> &where, const uint8_t *uuid,
+		kvh_pool_t *pool_p)
+{
+	std::vector<kvh_plane_shape> shapes(where.size());
+	std::vector<kvh_alloc> allocs;
+	std::vector<kvh_plane> planes;
+	const uint32_t pages = 1;
+	kvh_group_desc group{};
+	kvh_space_desc space;
+	kvh_pool_desc desc;
+
+	for (uint32_t i = 0; i < where.size(); i++) {
+		shapes[i].kind = KVH_PLANE_OPAQUE;
+		shapes[i].layer = i;
+		shapes[i].page_bytes = PAGE;
+		allocs.push_back({where[i], PAGE});
+		planes.push_back({i, 0, 0, PAGE, 0, 0});
+	}
+	group.page_tokens = 16;
+	group.n_planes = static_cast<uint32_t>(shapes.size());
+	group.planes = shapes.data();
+	kvh_space_desc_init(&space, sizeof(space));
+	space.chunk_tokens = 16;
+	space.layers = space.heads = space.head_size = space.tp_size = space.pp_size = 1;
+	space.n_groups = 1;
+	space.groups = &group;
+	kvh_pool_desc_init(&desc, sizeof(desc));
+	EXPECT_EQ(0, kvh_space_open(engine.get(), &space, &desc.space));
+	desc.n_allocs = static_cast<uint32_t>(allocs.size());
+	desc.allocs = allocs.data();
+	desc.n_planes = static_cast<uint32_t>(planes.size());
+	desc.planes = planes.data();
+	desc.group_pages = &pages;
+	if (uuid != nullptr)
+		memcpy(desc.device_uuid, uuid, sizeof(desc.device_uuid));
+	return kvh_pool_register(engine.get(), &desc, pool_p);
+}
+
+/* Memory of each device, and of none. */
+class Owners : public testing::Test
+{
+      protected:
+	explicit Owners(const char *device = "host,host,host") : engine(on(device))
+	{
+		for (uint32_t i = 0; i < engine.get()->devices.n; i++) {
+			mem.push_back(nullptr);
+			EXPECT_EQ(0, engine.dev(i)->ops->mem_alloc(engine.dev(i), 2 * PAGE,
+								   &mem.back()));
+		}
+	}
+	~Owners() override
+	{
+		for (uint32_t i = 0; i < mem.size(); i++)
+			engine.dev(i)->ops->mem_free(engine.dev(i), mem[i]);
+	}
+	uint64_t pools(uint32_t i)
+	{
+		return engine.device(i).pools;
+	}
+
+	Engine engine;
+	std::vector<void *> mem;
+	alignas(256) char process[PAGE];
+	kvh_pool_t pool = 77;
+};
+
+TEST_F(Owners, WithoutAUuidTheMemorySays)
+{
+	for (uint32_t i = 0; i < 3; i++) {
+		EXPECT_EQ(0, register_at(engine, {mem[i]}, nullptr, &pool));
+		EXPECT_EQ(1u, pools(i));
+	}
+	EXPECT_EQ(0, register_at(engine, {process}, nullptr, &pool));
+	EXPECT_EQ(2u, pools(0)) << "the process's: the first reaches it";
+}
+
+TEST_F(Owners, MemoryOfTwoDevicesIsNoPool)
+{
+	Log log;
+
+	EXPECT_EQ(-ENODEV, register_at(engine, {mem[1], mem[2]}, nullptr, &pool));
+	EXPECT_EQ(77u, pool);
+	EXPECT_EQ(1u, log.count("allocation 0 is on host:1, 1 on host:2")) << log.text();
+	for (const char *label : {"  host:0 ", "  host:1 ", "  host:2 "})
+		EXPECT_EQ(1u, log.count(label)) << log.text();
+	EXPECT_EQ(0, register_at(engine, {mem[1], static_cast<char *>(mem[1]) + PAGE}, nullptr,
+				 &pool));
+	EXPECT_EQ(1u, pools(1));
+}
+
+TEST_F(Owners, AUuidIsTakenAtItsWord)
+{
+	uint8_t uuid[16];
+	Log log;
+
+	memcpy(uuid, engine.device(2).uuid, sizeof(uuid));
+	EXPECT_EQ(0, register_at(engine, {process}, uuid, &pool));
+	EXPECT_EQ(1u, pools(2));
+	uuid[15] ^= 0x40;
+	EXPECT_EQ(-ENODEV, register_at(engine, {process}, uuid, &pool));
+	EXPECT_EQ(1u, log.count("no device of the UUID 6b76686f6973742d686f737400000042"))
+		<< log.text();
+	EXPECT_EQ(1u, log.count("  host:2 6b76686f6973742d686f737400000002 (host)"));
+}
+
+class OneOwner : public Owners
+{
+      protected:
+	OneOwner() : Owners("host")
+	{
+	}
+};
+
+TEST_F(OneOwner, NeedsNoUuid)
+{
+	uint8_t uuid[16];
+
+	memcpy(uuid, engine.device(0).uuid, sizeof(uuid));
+	EXPECT_EQ(0, register_at(engine, {mem[0]}, nullptr, &pool));
+	EXPECT_EQ(0, register_at(engine, {process}, nullptr, &pool));
+	EXPECT_EQ(0, register_at(engine, {process}, uuid, &pool));
+	uuid[0] ^= 1;
+	Log log;
+	EXPECT_EQ(-ENODEV, register_at(engine, {process}, uuid, &pool));
+	EXPECT_EQ(3u, pools(0));
+}
+
+TEST(Devices, TheOptionIsAsItWasGiven)
+{
+	Engine engine(on("host,host"));
+	kvh_snapshot *snapshot;
+	char text[32];
+
+	EXPECT_EQ(9, kvh_engine_get(engine.get(), "device", text, sizeof(text)));
+	EXPECT_STREQ("host,host", text);
+	ASSERT_EQ(0, kvh_snapshot_take(engine.get(), &snapshot));
+	ASSERT_EQ(2u, snapshot->n_devices);
+	EXPECT_STREQ("host:0", snapshot->devices[0].label);
+	EXPECT_STREQ("host:1", snapshot->devices[1].label);
+	kvh_snapshot_free(snapshot);
+	for (const char *names : {"host,tpu", "host,cuda:0", "host,auto", ","}) {
+		kvh_engine *none = nullptr;
+		Log log;
+
+		EXPECT_EQ(-EINVAL, open_engine(on(names), &none)) << names;
+		EXPECT_EQ(nullptr, none);
+	}
+}
+
+/* ---- chunks across devices ---------------------------------------------- */
+
+/* From pages of one device to pages of another, which have other numbers. */
+void across(const Desc &desc, uint32_t rank_a, uint32_t rank_b)
+{
+	Engine engine(on("host,host"));
+	Side a(engine, desc, 0, rank_a), b(engine, desc, 1, rank_b);
+	const auto hashes = prompt(1, 5);
+
+	EXPECT_EQ(5u, store_prompt(a.queue, a.pool, hashes, KVH_STORE_PERSISTED));
+	EXPECT_EQ(5u, fetch_and_check(b.queue, b.pool, hashes)) << "by L1";
+	engine.evict();
+	EXPECT_EQ(5u, fetch_and_check(b.queue, b.pool, hashes)) << "by L2";
+	EXPECT_EQ(0u, b.count(KVH_HOST_GATHER));
+	EXPECT_EQ(0u, a.count(KVH_HOST_SCATTER));
+	EXPECT_EQ(5u, engine.device(0).stored_chunks);
+	EXPECT_EQ(10u, engine.device(1).loaded_chunks);
+}
+
+TEST(Devices, ChunksOfOneRankGoAcross)
+{
+	across({}, 0, 0);
+}
+
+TEST(Devices, ChunksOfReplicatedGroupsGoAcrossRanks)
+{
+	Desc desc;
+
+	desc.layout.groups[0].fields.replicated = 1;
+	across(desc, 0, 1);
+}
+
+/* Threads that store from one device and load to the other, in both directions, while
+ * L1 is emptied under them: then L2 serves. */
+TEST(Devices, BothAtOnce)
+{
+	constexpr uint32_t THREADS = 3;
+	const uint32_t rounds = TSAN ? 25 : 100;
+	Engine engine(on("host,host", 16 * MIB));
+	Desc desc;
+	std::vector<std::thread> threads;
+	std::atomic<uint64_t> loaded{0};
+
+	for (uint32_t t = 0; t < THREADS; t++)
+		threads.emplace_back([&, t] {
+			Side sides[] = {{engine, desc, 0}, {engine, desc, 1}};
+			layouts::Rng rng(t);
+
+			for (uint32_t i = 0; i < rounds && !testing::Test::HasFailure(); i++) {
+				const auto hashes = prompt(
+					rng() % 24, 1 + static_cast<uint32_t>(rng() % 6));
+				const size_t from = rng() % 2;
+
+				for (Side &side : sides)
+					side.pool.give_all();
+				(void)store_prompt(sides[from].queue, sides[from].pool, hashes,
+						   KVH_STORE_PERSISTED);
+				if (rng() % 4 == 0)
+					engine.evict();
+				loaded += fetch_and_check(sides[1 - from].queue,
+							  sides[1 - from].pool, hashes);
+			}
+		});
+	for (auto &thread : threads)
+		thread.join();
+	const kvh_device_status a = engine.device(0), b = engine.device(1);
+	EXPECT_GT(a.stored_chunks, 0u);
+	EXPECT_GT(b.stored_chunks, 0u);
+	EXPECT_EQ(engine.status().stored_chunks, a.stored_chunks + b.stored_chunks);
+	EXPECT_EQ(engine.status().stored_bytes, a.stored_bytes + b.stored_bytes);
+	EXPECT_GT(a.loaded_chunks, 0u);
+	EXPECT_GT(b.loaded_chunks, 0u);
+	EXPECT_EQ(loaded, a.loaded_chunks + b.loaded_chunks);
+	EXPECT_EQ(0u, a.jobs + b.jobs + a.errors + b.errors);
+}
+
+/* ---- a device that dies ------------------------------------------------- */
+
+/* A store of new chunks and a load of known ones, under way on one side. */
+struct Work {
+	Side &side;
+	const Prefix known;
+	std::vector<Item> items, to;
+	std::vector<kvh_lease_t> leases;
+	Job store, load;
+	int store_err = 0, load_err = 0;
+
+	explicit Work(Side &side)
+	    : side(side), known(prefix_of(side.pool, prompt(10 + side.index, 3)))
+	{
+		std::vector<kvh_lease_t> all;
+
+		EXPECT_EQ(3u, store_prompt(side.queue, side.pool, known.hashes,
+					   KVH_STORE_PERSISTED));
+		EXPECT_EQ(3u, side.queue.lookup(known, nullptr, &all));
+		to = leased_items(side.pool, known, all, &leases);
+		items = make_items(side.pool, prompt(20 + side.index, 3));
+	}
+	void start()
+	{
+		store_err = side.queue.store(store, side.pool, items, KVH_STORE_PERSISTED,
+					     side.stream.get());
+		load_err = side.queue.load(load, side.pool, leases, to, KVH_LOAD_RELEASE,
+					   side.stream.get());
+	}
+	void finish()
+	{
+		if (store_err == 0)
+			side.queue.finish(store);
+		if (load_err == 0)
+			side.queue.finish(load);
+		else
+			EXPECT_EQ(0, side.queue.release(leases));
+	}
+	/* As if there were no other device. */
+	void expect_well()
+	{
+		ASSERT_EQ(0, store_err);
+		ASSERT_EQ(0, load_err);
+		EXPECT_EQ(0, store.events.back().status);
+		EXPECT_EQ(3u, store.events.back().n_ok);
+		EXPECT_EQ(0, load.events.back().status);
+		EXPECT_EQ(0u, load.events.back().flags | store.events.back().flags);
+		for (const Item &item : to)
+			EXPECT_TRUE(side.pool.holds(item.key, item.pages));
+		EXPECT_EQ(3u,
+			  side.queue.lookup(prefix_of(side.pool, prompt(20 + side.index, 3))));
+		EXPECT_EQ(3u, fetch_and_check(side.queue, side.pool, known.hashes));
+	}
+	/* What a dead device leaves: done, or told so. */
+	void expect_lost_or_done()
+	{
+		EXPECT_TRUE(store_err == 0 || store_err == -ENODEV) << store_err;
+		EXPECT_TRUE(load_err == 0 || load_err == -ENODEV) << load_err;
+		if (store_err == 0) {
+			EXPECT_EQ(std::count(store.status.begin(), store.status.end(), 0),
+				  store.events.back().n_ok);
+			for (const int32_t status : store.status)
+				EXPECT_TRUE(status == 0 || status == -EIO) << status;
+		}
+		if (load_err == 0 && load.events.back().status != 0) {
+			EXPECT_EQ(-EIO, load.events.back().status);
+			EXPECT_EQ(KVH_EVENT_PAGES_LOST, load.events.back().flags);
+		}
+	}
+};
+
+void expect_refused(const Engine &engine, Work &work)
+{
+	Side &side = work.side;
+	const kvh_device_status st = engine.device(side.index);
+	std::vector<kvh_lease_t> all;
+	const std::string reason = health(engine).reason;
+	Job none;
+
+	EXPECT_EQ("device host:" + std::to_string(side.index) + ": it has died", reason);
+	EXPECT_EQ(1u, health(engine).n_ill);
+	EXPECT_EQ(1u, st.dead);
+	EXPECT_EQ(0u, st.jobs);
+	EXPECT_EQ(-ENODEV, side.queue.store(none, side.pool, work.items));
+	EXPECT_EQ(3u, side.queue.lookup(work.known, nullptr, &all)) << "L1 goes on";
+	EXPECT_EQ(-ENODEV, side.queue.load(none, side.pool, all, work.to));
+	EXPECT_EQ(-ENODEV, side.pool.add(engine.get()));
+	EXPECT_EQ(0, side.queue.release(all));
+	EXPECT_EQ(st.errors + 2, engine.device(side.index).errors);
+}
+
+/* What the dead device stored is there for the other, in L1 and in L2. */
+void expect_rest(const Engine &engine, Work &dead, Work &other)
+{
+	Side &side = other.side;
+
+	EXPECT_EQ(0u, engine.device(side.index).dead);
+	EXPECT_EQ(0u, engine.device(side.index).errors);
+	side.pool.give_all();
+	EXPECT_EQ(3u, fetch_and_check(side.queue, side.pool, dead.known.hashes));
+	engine.drain();
+	engine.evict();
+	EXPECT_EQ(3u, fetch_and_check(side.queue, side.pool, dead.known.hashes));
+	EXPECT_EQ(2u, store_prompt(side.queue, side.pool, prompt(30, 2)));
+	EXPECT_EQ(2u, fetch_and_check(side.queue, side.pool, prompt(30, 2)));
+
+	Job unregister;
+	EXPECT_EQ(0, dead.side.queue.unregister(unregister, dead.side.pool));
+	EXPECT_EQ(0, dead.side.queue.finish(unregister).status);
+	EXPECT_EQ(0u, engine.status().l1_leases);
+	EXPECT_EQ(0u, engine.status().jobs);
+}
+
+/* The nth call of a stream on device d is a context error. Whether it came to that. */
+bool die(uint32_t d, enum kvh_host_call call, uint64_t nth)
+{
+	Engine engine(on("host,host"));
+	Desc desc;
+	Side a(engine, desc, 0), b(engine, desc, 1);
+	Work works[] = {Work(a), Work(b)};
+	Work &victim = works[d], &other = works[1 - d];
+	const kvh_host_rule rule = {call, KVH_HOST_FAIL, nth, 1, EIO, 0};
+	const uint64_t before = victim.side.count(call);
+	Log log;
+
+	EXPECT_EQ(0, kvh_engine_set(engine.get(), "health.bound", "1h"));
+	EXPECT_EQ(0, kvh_host_rule_add(victim.side.dev, &rule));
+	victim.start();
+	other.start();
+	victim.finish();
+	other.finish();
+	engine.release(); /* a rule that was not hit so far */
+	other.expect_well();
+	if (!victim.side.dev->ops->dead(victim.side.dev)) {
+		victim.expect_well(); /* the control: it is the fault that does all this */
+		EXPECT_TRUE(health(engine).healthy);
+		return false;
+	}
+	EXPECT_GE(victim.side.count(call), before + nth) << "it was hit";
+	EXPECT_FALSE(other.side.dev->ops->dead(other.side.dev));
+	victim.expect_lost_or_done();
+	expect_refused(engine, victim);
+	expect_rest(engine, victim, other);
+	return true;
+}
+
+/* Which device, and at what it dies. The first is the one that L1 is registered with. */
+class ADeviceDies : public testing::TestWithParam<std::tuple<uint32_t, kvh_host_call>>
+{
+};
+
+TEST_P(ADeviceDies, AndTheOtherGoesOn)
+{
+	const auto [d, call] = GetParam();
+	uint64_t nth = 1;
+
+	for (; die(d, call, nth) && !HasFailure(); nth++)
+		ASSERT_LT(nth, 200u);
+	EXPECT_GT(nth, 1u) << "no fault ever hit";
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, ADeviceDies,
+			 testing::Combine(testing::Values(0u, 1u),
+					  testing::Values(KVH_HOST_COPY, KVH_HOST_GATHER,
+							  KVH_HOST_SCATTER, KVH_HOST_RECORD,
+							  KVH_HOST_WAIT_EVENT)),
+			 [](const auto &info) {
+				 const std::string d = std::to_string(std::get<0>(info.param));
+
+				 switch (std::get<1>(info.param)) {
+				 case KVH_HOST_COPY: return "copy_" + d;
+				 case KVH_HOST_GATHER: return "gather_" + d;
+				 case KVH_HOST_SCATTER: return "scatter_" + d;
+				 case KVH_HOST_RECORD: return "record_" + d;
+				 default: return "wait_event_" + d;
+				 }
+			 });
+
+} // namespace
