@@ -33,7 +33,8 @@ struct kvh_engine_device {
 
 struct kvh_devices {
 	struct kvh_engine_device *list;
-	uint32_t n; /* 1..KVH_DEVICES_MAX */
+	uint32_t n;  /* 1..KVH_DEVICES_MAX */
+	bool spread; /* L1 lies on several of their NUMA nodes */
 };
 
 /* Errors as kvh_device_open_list. */
@@ -51,6 +52,13 @@ int kvh_devices_find(const struct kvh_devices *devices, const struct kvh_pool_de
 struct kvh_device *kvh_devices_living(const struct kvh_devices *devices);
 /* The NUMA nodes that they are on, each once, in their order; at most `max`. */
 uint32_t kvh_devices_nodes(const struct kvh_devices *devices, int *nodes, uint32_t max);
+
+/* Where frames for the device should lie: as kvh_l1_reserve takes it. */
+static inline uint32_t kvh_devices_near(const struct kvh_devices *devices,
+					const struct kvh_engine_device *device)
+{
+	return devices->spread ? (uint32_t)(device->info.numa_node + 1) : 0;
+}
 
 static inline bool kvh_device_dead(const struct kvh_engine_device *device)
 {

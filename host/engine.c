@@ -74,9 +74,10 @@ void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size)
 
 static int open_l1(struct kvh_engine *engine, const struct kvh_engine_opts *o)
 {
+	struct kvh_devices *devices = &engine->devices;
 	/* Registered once: a portable registration holds for all devices. */
 	struct kvh_arena_opts arena = {
-		.dev = engine->devices.list[0].dev,
+		.dev = devices->list[0].dev,
 		.bytes = o->l1_bytes,
 		.piece_bytes = o->l1_piece_bytes,
 		.numa_node = o->numa_node,
@@ -85,7 +86,8 @@ static int open_l1(struct kvh_engine *engine, const struct kvh_engine_opts *o)
 	int err;
 
 	if (arena.numa_node < 0)
-		arena.numa_node = engine->devices.list[0].info.numa_node;
+		arena.n_nodes = kvh_devices_nodes(devices, arena.nodes, KVH_ARENA_NODES_MAX);
+	devices->spread = arena.n_nodes > 1;
 	err = kvh_arena_open(&arena, &engine->arena);
 	if (err != 0)
 		return err;

@@ -172,6 +172,7 @@ static int reserve(struct kvh_controller *c, const struct kvh_space *space,
 	struct kvh_l1_reserve item = {.key = *key, .flags = KVH_L1_TEMPORARY};
 
 	item.payload_bytes = space->groups[key->group].payload_bytes;
+	item.near = kvh_space_near(space, key->rank);
 	(void)kvh_l1_reserve(c->opts.l1, &item, 1);
 	*frame_p = item.frame;
 	return item.status;

@@ -82,6 +82,7 @@ struct kvh_l1_reserve {
 	struct kvh_hash parent;
 	uint64_t payload_bytes;
 	uint32_t flags;  /* KVH_L1_* */
+	uint32_t near;   /* 1 + the NUMA node where it should lie, if there is room; 0: any */
 	kvh_frame frame; /* out, with status 0 */
 	/* out: 0; -EEXIST READY; -EINPROGRESS FILLING, also earlier in this batch;
 	 * -EINVAL larger than a piece; and, also after eviction, -ENOMEM; -EDQUOT: the

@@ -351,7 +351,7 @@ void kvh_l1_demote_want(struct kvh_l1 *l1, uint64_t bytes);
 
 /* Memory for up to n frames, evicting where it is short; returns how many.
  * Under no lock. */
-uint32_t kvh_l1_alloc(struct kvh_l1 *l1, uint64_t bytes, uint32_t n, void **frames);
+uint32_t kvh_l1_alloc(struct kvh_l1 *l1, int node, uint64_t bytes, uint32_t n, void **frames);
 
 /* ---- l1_watch.c --------------------------------------------------------- */
 

@@ -103,12 +103,13 @@ static void reserve_window(struct kvh_l1 *l1, const struct kvh_batch *batch, uin
 
 /* ---- memory ------------------------------------------------------------- */
 
-/* Items that are reserved and have one size and space. */
+/* Items that are reserved and have one size, space and node. */
 struct run {
 	uint16_t items[KVH_BATCH_MAX];
 	uint32_t n;
 	uint64_t bytes;
 	uint32_t space;
+	uint32_t near;
 };
 
 /* The next items that are like the first of them. */
@@ -123,10 +124,12 @@ static bool next_run(const struct kvh_l1 *l1, const struct kvh_l1_reserve *items
 		if (items[*at].status != 0)
 			continue;
 		space = kvh_l1_space_of(l1, (uint32_t)items[*at].frame);
-		if (run->n > 0 && (bytes != run->bytes || space != run->space))
+		if (run->n > 0 && (bytes != run->bytes || space != run->space ||
+				   items[*at].near != run->near))
 			break;
 		run->bytes = bytes;
 		run->space = space;
+		run->near = items[*at].near;
 		run->items[run->n++] = (uint16_t)*at;
 	}
 	return run->n > 0;
@@ -155,7 +158,8 @@ static void give_run(struct kvh_l1 *l1, struct kvh_l1_reserve *items, const stru
 {
 	void *memory[KVH_BATCH_MAX];
 	uint32_t charged = charge(l1, run);
-	uint32_t got = charged > 0 ? kvh_l1_alloc(l1, run->bytes, charged, memory) : 0;
+	int node = run->near != 0 ? (int)run->near - 1 : KVH_NODE_ANY;
+	uint32_t got = charged > 0 ? kvh_l1_alloc(l1, node, run->bytes, charged, memory) : 0;
 	int full = got < run->n ? kvh_l1_full(l1) : 0;
 
 	if (got < charged)

@@ -166,9 +166,10 @@ static bool sweep(struct kvh_l1 *l1, uint64_t bytes)
 
 /* ---- interface ---------------------------------------------------------- */
 
-static uint32_t alloc_more(struct kvh_l1 *l1, uint64_t bytes, uint32_t n, void **frames)
+static uint32_t alloc_more(struct kvh_l1 *l1, int node, uint64_t bytes, uint32_t n,
+			   void **frames)
 {
-	int got = kvh_arena_alloc(l1->arena, bytes, n, frames);
+	int got = kvh_arena_alloc_near(l1->arena, node, bytes, n, frames);
 
 	assert(got >= 0); /* sizes were checked */
 	return got > 0 ? (uint32_t)got : 0;
@@ -186,9 +187,9 @@ static void reverse(void **frames, uint32_t n)
 	}
 }
 
-uint32_t kvh_l1_alloc(struct kvh_l1 *l1, uint64_t bytes, uint32_t n, void **frames)
+uint32_t kvh_l1_alloc(struct kvh_l1 *l1, int node, uint64_t bytes, uint32_t n, void **frames)
 {
-	uint32_t got = alloc_more(l1, bytes, n, frames);
+	uint32_t got = alloc_more(l1, node, bytes, n, frames);
 	uint32_t more;
 
 	for (uint32_t tries = 0; got < n && tries < TRIES_MAX; tries++) {
@@ -203,16 +204,17 @@ uint32_t kvh_l1_alloc(struct kvh_l1 *l1, uint64_t bytes, uint32_t n, void **fram
 		reverse(reuse.memory, reuse.n);
 		more = reuse.n;
 		if (got + more < n)
-			more += alloc_more(l1, bytes, n - got - more, frames + got + more);
+			more += alloc_more(l1, node, bytes, n - got - more,
+					   frames + got + more);
 		if (more == 0 && clear_around(l1, bytes, gone.last))
-			more = alloc_more(l1, bytes, n - got, frames + got);
+			more = alloc_more(l1, node, bytes, n - got, frames + got);
 		got += more;
 		tries = more > 0 ? 0 : tries;
 	}
 	for (uint32_t sweeps = 0; got < n && sweeps < SWEEPS_MAX; sweeps++) {
 		if (!sweep(l1, bytes))
 			break;
-		more = alloc_more(l1, bytes, n - got, frames + got);
+		more = alloc_more(l1, node, bytes, n - got, frames + got);
 		got += more;
 		sweeps = more > 0 ? 0 : sweeps;
 	}

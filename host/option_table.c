@@ -44,7 +44,7 @@ const struct kvh_option kvh_options[] = {
 	 .type = KVH_OPTION_I32,
 	 .max = INT32_MAX,
 	 .fallback = UINT32_MAX,
-	 .help = "of L1; -1: the device's own"},
+	 .help = "of L1; -1: the device's own, or in turn those of all devices"},
 	{.name = "l1.eviction",
 	 FIELD(l1_eviction),
 	 .type = KVH_OPTION_CHOICE,

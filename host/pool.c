@@ -206,7 +206,7 @@ int kvh_pool_register(struct kvh_engine *engine, const struct kvh_pool_desc *des
 		      kvh_pool_t *pool_p)
 {
 	struct kvh_engine_device *device;
-	const struct kvh_space *space;
+	struct kvh_space *space;
 	struct kvh_pool *pool;
 	int err = kvh_engine_alive(engine);
 
@@ -243,6 +243,7 @@ int kvh_pool_register(struct kvh_engine *engine, const struct kvh_pool_desc *des
 	pool->next = engine->pools;
 	engine->pools = pool;
 	kvh_count(&device->pools, 1);
+	kvh_space_near_set(space, pool->rank, kvh_devices_near(&engine->devices, device));
 	*pool_p = pool->id;
 	pthread_mutex_unlock(&engine->lock);
 	return 0;

@@ -25,6 +25,10 @@ struct kvh_space_counters {
 	kvh_counter hits_l1, hits_l2, misses, prefetch_wasted;
 };
 
+/* Of the ranks' pools, by rank: 1 + the NUMA node of the device; 0: not known. A hint,
+ * where ranks share a place: it decides where a frame lies, not whether. */
+#define KVH_SPACE_NEAR 64u
+
 struct kvh_space_group {
 	struct kvh_group_desc desc; /* planes: the space's own copy */
 	uint64_t payload_bytes;     /* of a chunk */
@@ -42,9 +46,23 @@ struct kvh_space {
 	bool limited;      /* has limits, or is to have none; the engine's opts_lock */
 	struct kvh_space *next;
 	struct kvh_space_counters *counters; /* any thread adds */
+	uint32_t near[KVH_SPACE_NEAR];       /* atomic */
 	struct kvh_plane_shape *shapes;
 	struct kvh_space_group groups[KVH_GROUPS_MAX];
 };
+
+static inline void kvh_space_near_set(struct kvh_space *space, uint32_t rank, uint32_t near)
+{
+	__atomic_store_n(&space->near[rank % KVH_SPACE_NEAR], near, __ATOMIC_RELAXED);
+}
+
+/* Of replicated chunks: 0, any rank may want them. */
+static inline uint32_t kvh_space_near(const struct kvh_space *space, uint32_t rank)
+{
+	if (rank == KVH_RANK_ANY)
+		return 0;
+	return __atomic_load_n(&space->near[rank % KVH_SPACE_NEAR], __ATOMIC_RELAXED);
+}
 
 /* -EINVAL: logged with field, value and what is allowed. */
 int kvh_space_make(const struct kvh_space_desc *desc, struct kvh_space **space_p);

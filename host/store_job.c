@@ -239,6 +239,7 @@ static int store_reserve(struct kvh_transfer *t, struct unreserved *un)
 	for (uint32_t i = 0; i < t->n; i++) {
 		items[i].key = t->pieces[i].key;
 		items[i].parent = *t->pieces[i].parent;
+		items[i].near = kvh_devices_near(&t->engine->devices, t->device);
 		items[i].payload_bytes = t->pool->plans[items[i].key.group]->payload_bytes;
 	}
 	(void)kvh_l1_reserve(t->engine->l1, items, t->n);

@@ -114,7 +114,7 @@ struct kvh_engine_opts {
 	 * percent of l1_bytes, 0 < low < high <= 100; both 0: 95 and 90. */
 	uint32_t watermark_high_pct;
 	uint32_t watermark_low_pct;
-	int32_t numa_node;       /* of L1; -1: the device's own */
+	int32_t numa_node;       /* of L1; -1: the device's own; of several, in turn */
 	uint32_t workers;        /* threads for checksums, 1..64; 0: 2 */
 	uint64_t stage_bytes;    /* of one stage in device memory, 64 KiB..1 GiB; 0: 32 MiB */
 	uint64_t l2_deadline_ns; /* an L2 request that takes longer has failed; 0: 30 s */

@@ -6,7 +6,10 @@
 #include "engine_harness.h"
 #include "sanitizers.h"
 
+#include <array>
+#include <atomic>
 #include <memory>
+#include <set>
 #include <thread>
 
 using namespace enginetest;
@@ -347,6 +350,125 @@ TEST(Devices, BothAtOnce)
 	EXPECT_GT(b.loaded_chunks, 0u);
 	EXPECT_EQ(loaded, a.loaded_chunks + b.loaded_chunks);
 	EXPECT_EQ(0u, a.jobs + b.jobs + a.errors + b.errors);
+}
+
+/* ---- NUMA nodes --------------------------------------------------------- */
+
+/* Devices on nodes that this machine need not have, and an arena whose pieces lie on
+ * them in turn: said after open, where mbind would have refused. */
+class Nodes : public testing::Test
+{
+      protected:
+	Nodes() : engine(opts())
+	{
+		kvh_devices &devices = engine.get()->devices;
+		uint32_t n = kvh_arena_pieces(engine.get()->arena, &pieces);
+
+		EXPECT_EQ(4u, n);
+		for (uint32_t i = 0; i < n; i++)
+			const_cast<kvh_arena_piece *>(pieces)[i].node = 4 +
+									static_cast<int>(i % 2);
+		for (uint32_t i = 0; i < devices.n; i++)
+			devices.list[i].info.numa_node = 4 + static_cast<int>(i);
+	}
+	static Opts opts()
+	{
+		Opts opts = on("host,host");
+
+		opts.l1_piece_bytes = 2 * MIB;
+		return opts;
+	}
+	/* Where the chunks' frames lie. */
+	std::set<int> nodes(const Pool &pool, const std::vector<kvh_hash> &hashes)
+	{
+		kvh_l1 *l1 = engine.get()->l1;
+		std::set<int> found;
+
+		for (const kvh_hash &hash : hashes) {
+			const kvh_key key = pool.key(0, hash);
+			kvh_frame frame;
+
+			if (kvh_l1_hold_key(l1, &key, &frame) != 0)
+				continue;
+			found.insert(pieces[kvh_arena_piece_of(engine.get()->arena,
+							       kvh_l1_data(l1, frame))]
+					     .node);
+			kvh_l1_unhold(l1, frame);
+		}
+		return found;
+	}
+
+	Engine engine;
+	const kvh_arena_piece *pieces = nullptr;
+	Desc desc;
+};
+
+TEST_F(Nodes, FramesLieNearThePoolsDevice)
+{
+	engine.get()->devices.spread = true;
+	Side a(engine, desc, 0, 0), b(engine, desc, 1, 1);
+
+	for (Side *side : {&b, &a}) {
+		const std::set<int> near = {4 + static_cast<int>(side->index)};
+		const auto hashes = prompt(side->index, 6);
+
+		EXPECT_EQ(6u,
+			  store_prompt(side->queue, side->pool, hashes, KVH_STORE_PERSISTED));
+		EXPECT_EQ(near, nodes(side->pool, hashes));
+		engine.evict();
+		EXPECT_EQ(std::set<int>(), nodes(side->pool, hashes));
+		EXPECT_EQ(6u, fetch_and_check(side->queue, side->pool, hashes));
+		EXPECT_EQ(near, nodes(side->pool, hashes)) << "read for the rank's pool";
+	}
+}
+
+/* What no node was asked for goes where there is room, from the lowest address on. */
+TEST_F(Nodes, OneNodeAsksForNone)
+{
+	Side b(engine, desc, 1);
+
+	EXPECT_EQ(6u, store_prompt(b.queue, b.pool, prompt(1, 6)));
+	EXPECT_EQ(std::set<int>{4}, nodes(b.pool, prompt(1, 6)));
+}
+
+/* Nor to evict: the other node is taken first. */
+TEST_F(Nodes, AFullNodeIsNoReasonToRefuse)
+{
+	constexpr uint32_t CHUNKS = 16;
+	std::set<int> last;
+
+	engine.get()->devices.spread = true;
+	Side b(engine, desc, 1);
+	for (uint64_t i = 0; last != std::set<int>{4} && !HasFailure(); i++) {
+		b.pool.give_all();
+		ASSERT_EQ(CHUNKS, store_prompt(b.queue, b.pool, prompt(i, CHUNKS)));
+		last = nodes(b.pool, prompt(i, CHUNKS));
+		EXPECT_TRUE(i > 0 || last == std::set<int>{5});
+		ASSERT_LT(i, 100u);
+	}
+	EXPECT_GE(engine.status().l1_used_bytes, 4 * MIB - 64 * 1024);
+	EXPECT_EQ(0u, engine.status().evicted_alloc + engine.status().evicted_background);
+}
+
+TEST(Devices, NodesAreNamedOnceEach)
+{
+	kvh_engine_device list[5] = {};
+	kvh_devices devices = {list, 5, false};
+	int nodes[5];
+
+	for (uint32_t i = 0; i < 5; i++)
+		list[i].info.numa_node = std::array<int, 5>{3, -1, 0, 3, 1}[i];
+	ASSERT_EQ(3u, kvh_devices_nodes(&devices, nodes, 5));
+	EXPECT_EQ(3, nodes[0]);
+	EXPECT_EQ(0, nodes[1]);
+	EXPECT_EQ(1, nodes[2]);
+	EXPECT_EQ(2u, kvh_devices_nodes(&devices, nodes, 2));
+	devices.spread = true;
+	EXPECT_EQ(4u, kvh_devices_near(&devices, &list[0]));
+	EXPECT_EQ(0u, kvh_devices_near(&devices, &list[1]));
+	EXPECT_EQ(1u, kvh_devices_near(&devices, &list[2]));
+	devices.spread = false;
+	EXPECT_EQ(0u, kvh_devices_near(&devices, &list[0]));
 }
 
 /* ---- a device that dies ------------------------------------------------- */

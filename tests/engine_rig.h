@@ -104,6 +104,7 @@ struct Opts {
 	const char *l1_eviction = nullptr;
 	uint64_t space_l1_hard = 0, space_l2_hard = 0;
 	const char *device = "host";
+	uint64_t l1_piece_bytes = 0;
 };
 
 inline int open_engine(const Opts &opts, kvh_engine **engine_p)
@@ -116,6 +117,7 @@ inline int open_engine(const Opts &opts, kvh_engine **engine_p)
 	kvh_engine_opts_init(&o, sizeof(o));
 	o.device = opts.device;
 	o.l1_bytes = opts.l1_bytes;
+	o.l1_piece_bytes = opts.l1_piece_bytes;
 	o.l2 = specs.data();
 	o.n_l2 = static_cast<uint32_t>(specs.size());
 	o.policy = opts.policy;
