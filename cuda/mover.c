@@ -3,12 +3,15 @@
  * mover.c - the mover's thread, and its life from open to close.
  *
  * The thread makes passes: take over what was accepted, look at the oldest
- * events, feed stores. It sleeps without a limit while nothing is in flight and
- * for 2 ms at most otherwise, as no notice comes from a device that has died.
+ * events, feed stores. It sleeps without a limit while there is nothing to do, for
+ * 2 ms at most while anything is in flight, as no notice comes from a device that
+ * has died, and until the store rate allows another stage. With a spin it goes on
+ * looking for so long before it sleeps.
  * In threadless form kvh_mover_step makes the passes.
  */
 #include "cuda/mover_impl.h"
 #include "host/log.h"
+#include "host/spin.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -46,32 +49,28 @@ void kvh_lane_notice(struct kvh_lane *lane, kvh_event_mark event)
 
 /* ---- a pass ----------------------------------------------------------- */
 
-static bool lane_take_inbox(struct kvh_lane *lane)
+static bool load_take(struct kvh_lane *lane)
 {
-	struct kvh_run_list inbox;
+	bool moved;
 
-	kvh_run_list_init(&inbox);
 	pthread_mutex_lock(&lane->mover->lock);
-	kvh_run_list_append(&inbox, &lane->inbox);
+	moved = !TAILQ_EMPTY(&lane->inbox);
+	TAILQ_CONCAT(&lane->active, &lane->inbox, of_lane);
 	pthread_mutex_unlock(&lane->mover->lock);
-	if (!inbox.head)
-		return false;
-	if (!lane->load && !lane->feeding)
-		lane->feeding = inbox.head;
-	kvh_run_list_append(&lane->active, &inbox);
-	return true;
+	return moved;
 }
 
 bool kvh_lane_bury(struct kvh_lane *lane)
 {
 	struct kvh_move_run *run;
-	bool moved = lane->active.head != NULL;
+	bool moved = !TAILQ_EMPTY(&lane->active);
 
-	lane->broken = lane->feeding = NULL;
+	lane->broken = NULL;
+	pthread_mutex_lock(&lane->mover->lock);
 	if (!lane->load)
 		lane->sent = lane->done = lane->fed;
-	while (lane->active.head) {
-		run = kvh_run_list_pop(&lane->active);
+	pthread_mutex_unlock(&lane->mover->lock);
+	while ((run = TAILQ_FIRST(&lane->active))) {
 		atomic_store(&run->error, -EIO);
 		run->move->pages_lost = lane->load;
 		run->done = run->sent;
@@ -92,15 +91,40 @@ static bool mover_bury(struct kvh_mover *mover)
 	return kvh_lane_bury(&mover->store) || moved;
 }
 
+/* Of moves that were taken over, has any not ended? */
+static bool mover_busy(const struct kvh_mover *mover)
+{
+	return !TAILQ_EMPTY(&mover->load.active) || !TAILQ_EMPTY(&mover->store.active);
+}
+
+/* Is anything on the device, whose end nobody may tell? */
+static bool mover_in_flight(const struct kvh_mover *mover)
+{
+	return !TAILQ_EMPTY(&mover->load.active) || mover->store.done < mover->store.sent ||
+	       mover->store.broken;
+}
+
+/* Stores that wait for layers have nothing on the device whose query would fail
+ * when it has died: some event is asked for. */
+static void mover_feel(struct kvh_mover *mover)
+{
+	if (mover_busy(mover) && !mover_in_flight(mover))
+		(void)kvh_mover_ops(mover)->event_query(mover->dev,
+							mover->store.stages[0].empty);
+}
+
 static bool mover_pass(struct kvh_mover *mover)
 {
 	bool moved;
 
 	kvh_pulse_set(&mover->pulse.waiting_ns, 0); /* before a look at what waits */
-	moved = lane_take_inbox(&mover->load);
-	moved |= lane_take_inbox(&mover->store);
+	moved = load_take(&mover->load);
+	moved |= kvh_store_take(&mover->store);
+	mover_feel(mover);
 	if (kvh_mover_ops(mover)->dead(mover->dev))
 		return mover_bury(mover) || moved;
+	if (atomic_load(&mover->stopping))
+		moved |= kvh_lane_stop(&mover->store);
 	moved |= kvh_load_reap(&mover->load);
 	moved |= kvh_store_reap(&mover->store);
 	moved |= kvh_store_feed(&mover->store);
@@ -113,10 +137,33 @@ bool kvh_mover_step(struct kvh_mover *mover)
 	return mover_pass(mover);
 }
 
-/* After a pass that found nothing to do: is anything in flight? */
-static bool mover_busy(const struct kvh_mover *mover)
+/* When to look without having been woken. */
+static uint64_t mover_alarm_ns(const struct kvh_mover *mover)
 {
-	return mover->load.active.head || mover->store.active.head;
+	const struct kvh_rate *rate = &mover->store.rate;
+	uint64_t alarm_ns = UINT64_MAX;
+
+	if (mover_in_flight(mover))
+		alarm_ns = kvh_deadline_ns(KVH_MOVER_POLL_NS);
+	else if (mover_busy(mover))
+		alarm_ns = kvh_deadline_ns(KVH_MOVER_IDLE_NS);
+	if (rate->held && rate->due_ns < alarm_ns)
+		alarm_ns = rate->due_ns;
+	return alarm_ns;
+}
+
+/* Look again at once? Not in a simulation, whose time stands still meanwhile. What
+ * wakes the thread is looked for in the pass itself; its eventfd stays raised until
+ * the thread sleeps. */
+static bool mover_spins(const struct kvh_mover *mover)
+{
+	uint64_t spin_ns = atomic_load(&mover->spin_ns);
+
+	if (spin_ns == 0 || kvh_simulated() || !mover_in_flight(mover) ||
+	    kvh_now_ns() - mover->moved_ns >= spin_ns)
+		return false;
+	kvh_spin_pause();
+	return true;
 }
 
 /* True: it was woken, or its alarm has come. */
@@ -136,7 +183,7 @@ static enum kvh_round mover_round(void *arg, enum kvh_wake wake)
 	struct kvh_mover *mover = arg;
 	bool stopping;
 
-	if (!mover->moved) {
+	if (!mover->moved && !mover_spins(mover)) {
 		kvh_pulse_set(&mover->pulse.busy_ns, 0);
 		if (!mover_sleep(mover, wake == KVH_WAKE_WAIT) && wake == KVH_WAKE_IF_READY)
 			return KVH_ROUND_ASLEEP;
@@ -145,22 +192,36 @@ static enum kvh_round mover_round(void *arg, enum kvh_wake wake)
 	/* Asked before the pass: what was accepted until then is seen in it. */
 	stopping = atomic_load(&mover->stopping);
 	mover->moved = mover_pass(mover);
+	if (mover->moved)
+		mover->moved_ns = kvh_now_ns();
 	if (!mover->moved && stopping && !mover_busy(mover)) {
 		kvh_pulse_set(&mover->pulse.busy_ns, 0);
 		return KVH_ROUND_END;
 	}
-	mover->thread.alarm_ns = mover_busy(mover) ? kvh_deadline_ns(KVH_MOVER_POLL_NS)
-						   : UINT64_MAX;
+	mover->thread.alarm_ns = mover_alarm_ns(mover);
 	return KVH_ROUND_DONE;
 }
 
 void kvh_mover_cancel(struct kvh_mover *mover, struct kvh_move *move)
 {
 	pthread_mutex_lock(&mover->lock);
-	if (move->run && !move->run->lane->load)
-		atomic_store(&move->run->cancelled, true);
+	if (move->run && !move->run->lane->load) {
+		move->run->cancelled = true;
+		kvh_run_call(move->run);
+	}
 	pthread_mutex_unlock(&mover->lock);
 	kvh_mover_kick(mover);
+}
+
+void kvh_mover_set_store_rate(struct kvh_mover *mover, uint64_t bytes_per_s)
+{
+	atomic_store(&mover->store.rate.bytes_per_s, bytes_per_s);
+	kvh_mover_kick(mover);
+}
+
+void kvh_mover_set_spin(struct kvh_mover *mover, uint64_t ns)
+{
+	atomic_store(&mover->spin_ns, ns);
 }
 
 /* ---- life ------------------------------------------------------------- */
@@ -192,8 +253,10 @@ static void lane_init(struct kvh_mover *mover, struct kvh_lane *lane, bool load)
 	lane->mover = mover;
 	lane->load = load;
 	pthread_mutex_init(&lane->enqueue, NULL);
-	kvh_run_list_init(&lane->active);
-	kvh_run_list_init(&lane->inbox);
+	TAILQ_INIT(&lane->active);
+	TAILQ_INIT(&lane->inbox);
+	TAILQ_INIT(&lane->feed);
+	TAILQ_INIT(&lane->calls);
 }
 
 /* All moves have ended; what may still be on the device is of ours alone. Not so
@@ -217,6 +280,7 @@ static void lane_close(struct kvh_lane *lane)
 			dev->ops->event_destroy(dev, lane->stages[i].empty);
 	}
 	kvh_runs_free(lane);
+	kvh_grants_free(lane);
 	pthread_mutex_destroy(&lane->enqueue);
 }
 

@@ -10,9 +10,11 @@
  * own. Loads are enqueued whole on the caller's thread: the stages of their
  * ring are recycled by stream order alone. Stores are fed to the device by the
  * mover's thread, as many stages as the ring has, so that a store that waits
- * can be cancelled. Completion is an event queried oldest first, in order of
- * submission a direction; the notify hint wakes the thread, and while anything
- * is in flight it also looks every 2 ms.
+ * can be cancelled; of those that have something to feed the oldest is next, so
+ * that one whose layers do not come holds up no other. Completion is an event
+ * queried oldest first: loads end in order of submission, stores when their last
+ * copy is done, in the order of the ring. The notify hint wakes the thread, and
+ * while anything is in flight it also looks every 2 ms.
  */
 #ifndef KVH_CUDA_MOVER_H
 #define KVH_CUDA_MOVER_H
@@ -51,7 +53,7 @@ struct kvh_move_part {
 
 /* One job, the caller's memory, the mover's from an accepted call until `done`
  * was called (loads: until kvh_mover_forget). The caller zeroes it and fills the
- * first four. */
+ * first five. */
 struct kvh_move {
 	struct kvh_move_part *parts;
 	uint32_t n_parts;
@@ -62,6 +64,7 @@ struct kvh_move {
 	 * the call that took the move failed. */
 	void (*done)(struct kvh_move *move);
 	void *arg;
+	bool layered;             /* a store by layers: kvh_mover_store_layer */
 	int status;               /* 0, or the first error of a chunk */
 	bool pages_lost;          /* a load whose device died */
 	struct kvh_move_run *run; /* the mover's own */
@@ -81,9 +84,18 @@ void kvh_mover_plan_remove(struct kvh_mover *mover, struct kvh_mover_plan *mplan
 
 /* Both take at most one order point (`stream` or `event`); it is recorded
  * before the call returns. With neither: the device's NULL stream.
- * -EBUSY the stream is being captured, -EIO the device is dead, -ENOMEM */
+ * -EBUSY the stream is being captured, -EIO the device is dead, -ENOMEM
+ * A store by layers takes none (-EINVAL). */
 int kvh_mover_store(struct kvh_mover *mover, struct kvh_move *move, kvh_stream stream,
 		    kvh_event_mark event);
+/* Of a store by layers: the planes of all layers up to and including `layer`
+ * (KVH_LAYER_ALL: all) are there once the order point has been reached, which is
+ * recorded before the call returns. For one move by one thread at a time; `move` as
+ * for cancel.
+ * -ENOENT not by layers, or it has ended; -EINVAL a layer below one given, both order
+ * points; -EBUSY, -EIO, -ENOMEM */
+int kvh_mover_store_layer(struct kvh_mover *mover, struct kvh_move *move, uint32_t layer,
+			  kvh_stream stream, kvh_event_mark event);
 /* All copies are enqueued, layer by layer across the parts, when it returns,
  * and each layer's event is recorded. */
 int kvh_mover_load(struct kvh_mover *mover, struct kvh_move *move, kvh_stream stream,
@@ -101,6 +113,15 @@ void kvh_mover_forget(struct kvh_mover *mover, struct kvh_move *move);
  * they are on the device. `move` must be the mover's, or have been and not be
  * freed. done comes as ever. */
 void kvh_mover_cancel(struct kvh_mover *mover, struct kvh_move *move);
+/* Cancels a store by layers that lacks some: no more will come. */
+void kvh_mover_seal(struct kvh_mover *mover, struct kvh_move *move);
+
+/* Live, any thread. What stores may take of the link, in bytes a second; never more
+ * than that times the time, and a stage (two, after the thread was late). 0: no cap. */
+void kvh_mover_set_store_rate(struct kvh_mover *mover, uint64_t bytes_per_s);
+/* Live, any thread. How long the thread looks, while anything is in flight and
+ * nothing moves, before it sleeps. */
+void kvh_mover_set_spin(struct kvh_mover *mover, uint64_t ns);
 
 /* One pass: feed, query, finish. True if anything moved. Threadless only. */
 bool kvh_mover_step(struct kvh_mover *mover);

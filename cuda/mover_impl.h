@@ -5,6 +5,8 @@
  *   mover.c        the API that is not a move, the thread, one pass
  *   mover_plan.c   plans in device memory, stage memory and its growth
  *   mover_run.c    a run: what the mover knows of a move, from call to done
+ *   mover_grant.c  layers of a store that are there, and their order points
+ *   mover_rate.c   what stores may take of the link
  *   mover_band.c   which units lie in a stage, and the pieces of payloads
  *   mover_batch.c  the copies of these pieces, as few as there can be
  *   mover_store.c  pages -> stage -> payloads, on the mover's thread
@@ -23,6 +25,7 @@
 #include "host/thread.h"
 
 #include <stdatomic.h>
+#include <sys/queue.h>
 
 #define KVH_STAGE_ALIGN 256u
 #define KVH_STAGE_BYTES (UINT64_C(32) << 20)
@@ -30,6 +33,8 @@
 #define KVH_STAGES_MAX  16u
 #define KVH_MOVER_POLL_NS \
 	(2 * KVH_NS_PER_MS) /* while anything is in flight: a notice may be lost */
+#define KVH_MOVER_IDLE_NS \
+	(100 * KVH_NS_PER_MS) /* while stores only wait: a dead device tells nobody */
 
 struct kvh_move_run;
 
@@ -47,15 +52,36 @@ struct kvh_stage {
 	unsigned char *mem;
 	kvh_event_mark full;  /* store: gathered; load: copied in */
 	kvh_event_mark empty; /* store: copied out; load: scattered */
-	/* Store: whose units it holds, and which chunks are whole with it. */
+	/* Store: whose units it holds, and which chunks [first, end) are whole with it. */
 	struct kvh_move_run *run;
 	uint32_t part;
-	uint64_t chunk_end;
+	uint64_t chunk_first, chunk_end;
 };
 
-struct kvh_run_list {
-	struct kvh_move_run *head, **tail;
+/* Layers of a store that are there once `event` was reached. Recycled with it. */
+struct kvh_grant {
+	struct kvh_grant *next;
+	uint64_t layer_end;   /* all layers below */
+	kvh_event_mark event; /* ours, behind the caller's order point */
 };
+
+/*
+ * What stores may take of the link. A stage is fed when due_ns has come, and puts it
+ * off by the time that its bytes take at the rate:
+ *
+ *   bytes fed in any T  <=  rate * T + a stage
+ *
+ * and one stage more where the thread came late to one that waited: what was missed
+ * is made up for, so that the rate is reached.
+ */
+struct kvh_rate {
+	_Atomic uint64_t bytes_per_s; /* any thread; 0: no cap */
+	uint64_t used;                /* what due_ns was reckoned with */
+	uint64_t due_ns;
+	bool held; /* a stage waits for due_ns */
+};
+
+TAILQ_HEAD(kvh_run_list, kvh_move_run);
 
 /* A direction. */
 struct kvh_lane {
@@ -73,15 +99,19 @@ struct kvh_lane {
 	struct kvh_batch batch;
 
 	/* Stages; stage i is stages[i % n_stages]. done <= sent <= fed <= done + n_stages
-	 * for stores; a load only counts fed. Of the thread that enqueues. */
+	 * for stores; a load only counts fed. Of the thread that enqueues; of stores fed
+	 * and done change under mover.lock. */
 	uint64_t fed, sent, done;
-	struct kvh_move_run *broken;  /* store: nothing is fed until it has ended */
-	struct kvh_move_run *feeding; /* store: the oldest with stages to feed, or NULL */
-	struct kvh_run_list active;   /* oldest first; the mover's thread */
+	struct kvh_move_run *broken; /* store: nothing is fed until it has ended */
+	struct kvh_run_list active;  /* oldest first; the mover's thread */
+	struct kvh_run_list feed;    /* store: those QUEUED and FEEDING, oldest first */
+	struct kvh_rate rate;        /* store */
 
 	/* Under mover.lock. finished <= accepted */
 	uint64_t accepted, finished; /* moves */
 	struct kvh_run_list inbox;   /* accepted, not seen by the mover's thread */
+	struct kvh_run_list calls;   /* store: got layers, or was cancelled, since it looked */
+	struct kvh_grant *free_grants;
 	struct kvh_move_run *free_runs;
 	struct kvh_move_run *all_runs;
 };
@@ -94,12 +124,13 @@ struct kvh_pages {
 	uint64_t cap;
 };
 
-/* Stage memory that was replaced; freed when the moves before have finished. */
+/* Stage memory that was replaced; freed when nothing is in it any more: the stages
+ * fed before are done (stores), the moves before have finished (loads). */
 struct kvh_retired {
 	struct kvh_retired *next;
 	void *mem;
 	const struct kvh_lane *lane;
-	uint64_t after; /* lane->finished */
+	uint64_t after; /* lane->done, lane->finished */
 };
 
 struct kvh_mover {
@@ -110,7 +141,9 @@ struct kvh_mover {
 	struct kvh_thread thread;
 	atomic_bool stopping;
 	struct kvh_pulse pulse;
-	bool moved;      /* the last pass moved something: another may, too */
+	bool moved;        /* the last pass moved something: another may, too */
+	uint64_t moved_ns; /* when one did */
+	_Atomic uint64_t spin_ns;
 	bool death_seen; /* the mover's thread has ended everything once */
 
 	struct kvh_lane store, load;
@@ -123,21 +156,29 @@ struct kvh_mover {
 };
 
 /*
- *                    store, by the mover's thread
- *   IDLE --call--> QUEUED --first stage--> FEEDING --last stage, cancel--> FED --+
- *     ^  \           |  `--- cancelled ------------------------------------^     |
- *     |   \          |                        |                                  |
- *     |    \         +------------------------+-- enqueue failed --> BROKEN      | its events
- *     |     \                                 |                        |         | have fired
- *     |      `-- load, by its caller --> FEEDING                       | drained |
- *     |                                                                v         v
- *     +------- store: done was called; load: it was forgotten -------- ENDED <---+
+ * A store, by the mover's thread:
  *
- * From every state but IDLE a dead device leads to ENDED. A load whose first
- * enqueueing fails goes back to IDLE.
+ *     all planes from the start              begins with what was given
+ *   IDLE --------------------> QUEUED ---------------------------------> FEEDING
+ *     |                        ^    ^                                      |  |
+ *     |           layers given |    `----- fed, and more was given --------+  | enqueue
+ *     | by layers              |                                           |  | failed
+ *     `--------------------> WAITING <------ fed, and layers lack ---------+  v
+ *                                                                          | BROKEN
+ *     QUEUED, WAITING, FEEDING --cancelled, or the mover closes--> FED     |  |
+ *                                                                   ^      |  | drained
+ *                                      all planes are fed ----------+------'  |
+ *                                                                   |         v
+ *                                          its stages are done      `-----> ENDED
+ *
+ * QUEUED and FEEDING are on lane.feed. A load, by its caller: IDLE -> FEEDING -> FED
+ * or BROKEN, then ENDED by the mover's thread; one whose first enqueueing fails goes
+ * back to IDLE. ENDED -> IDLE: done was called, and a load forgotten. From every state
+ * but IDLE a dead device leads to ENDED.
  */
 enum kvh_run_state {
 	KVH_RUN_IDLE,
+	KVH_RUN_WAITING,
 	KVH_RUN_QUEUED,
 	KVH_RUN_FEEDING,
 	KVH_RUN_FED,
@@ -159,27 +200,41 @@ struct kvh_run_layer {
 
 /* What the mover knows of a move. Recycled with its events. */
 struct kvh_move_run {
-	struct kvh_move_run *next;     /* inbox, active, free_runs */
+	TAILQ_ENTRY(kvh_move_run) of_lane; /* inbox, active */
+	TAILQ_ENTRY(kvh_move_run) of_feed;
+	TAILQ_ENTRY(kvh_move_run) of_calls;
+	struct kvh_move_run *next;     /* free_runs */
 	struct kvh_move_run *next_all; /* all_runs */
+	uint64_t seq;                  /* the how many-th of the lane */
 	struct kvh_lane *lane;
 	struct kvh_move *move;
 	enum kvh_run_state state;
-	atomic_int error;      /* the first; 0: none */
-	atomic_bool cancelled; /* stores */
-	kvh_event_mark order;  /* ours */
-	kvh_event_mark after;  /* the order point: ours, or for a load the caller's */
+	atomic_int error;     /* the first; 0: none */
+	kvh_event_mark order; /* ours; load */
+	kvh_event_mark after; /* load: the order point, ours or the caller's */
 	/* Behind all that was enqueued: of a load, and of a broken run. */
 	kvh_event_mark end[2];
 	unsigned unended;    /* KVH_END_*: not known to have been reached */
 	unsigned unrecorded; /* of these: not recorded yet. Subset of unended */
 	struct kvh_pages *pages;
 
-	/* Store: next to feed, and where the finished stages end. sent counts this
-	 * run's stages: done <= sent */
-	uint32_t part, done_part;
-	uint64_t unit, done_chunk;
+	/* Store. Of all parts the planes of layers below fed_to were fed, and those below
+	 * feed_to are being fed: part by part, in each the units of its band. sent counts
+	 * this run's stages.
+	 *
+	 *   fed_to <= feed_to <= given_to,  done <= sent */
+	uint64_t fed_to, feed_to;
+	uint64_t layer_end; /* with it every plane was fed */
+	uint32_t part;
+	uint64_t unit;
 	uint64_t part_page; /* of `part` in pages */
+	bool pages_sent;
 	uint64_t sent, done;
+	/* Under mover.lock: */
+	uint64_t given_to;
+	struct kvh_grant *grants, **grants_tail; /* given, not begun; rising */
+	bool cancelled;
+	bool called; /* in lane.calls */
 
 	/* Load. n_layers <= cap_layers; events outlive moves */
 	struct kvh_run_layer *layers;
@@ -219,33 +274,47 @@ void kvh_band_pack(const struct kvh_band *band, uint64_t first, uint64_t end,
 
 /* mover_run.c */
 void kvh_run_set_state(struct kvh_move_run *run, enum kvh_run_state state);
-void kvh_run_list_init(struct kvh_run_list *list);
-void kvh_run_list_push(struct kvh_run_list *list, struct kvh_move_run *run);
-void kvh_run_list_append(struct kvh_run_list *list, struct kvh_run_list *from);
-struct kvh_move_run *kvh_run_list_pop(struct kvh_run_list *list);
 /* A run for the move with its events, and a buffer that has its page numbers. */
 int kvh_run_begin(struct kvh_lane *lane, struct kvh_move *move, struct kvh_move_run **run_p);
 /* Nothing of it was enqueued, or it ended. */
 void kvh_run_recycle(struct kvh_move_run *run);
 /* May work be ordered behind this? Nothing is touched. -EBUSY, -EIO */
 int kvh_run_order_check(const struct kvh_mover *mover, kvh_stream stream, kvh_event_mark event);
-/* Fixes the order point of a call in run->after. */
-int kvh_run_order(struct kvh_move_run *run, kvh_stream stream, kvh_event_mark event);
-/* The kernel stream waits for the order point and fetches the page numbers. After
- * a failure nothing is on the device but perhaps the wait. */
-int kvh_run_prologue(struct kvh_move_run *run);
+/* The kernel stream fetches the page numbers. It waits for nothing: who used the
+ * buffer before has ended. */
+int kvh_run_send_pages(struct kvh_move_run *run);
 /* From here on the move is the mover's: its thread will see it. */
 void kvh_run_accept(struct kvh_move_run *run);
 /* Enqueueing failed: what is on the device has to end first. */
 void kvh_run_break(struct kvh_move_run *run, int error);
 /* All that a load, or a broken run, enqueued has been done. */
 bool kvh_run_drained(struct kvh_move_run *run);
-/* Everything before this chunk of the part has arrived. */
-void kvh_run_advance(struct kvh_move_run *run, uint32_t part, uint64_t chunk);
-/* Settles the chunks, takes leave of the run, calls done. */
+/* These chunks of the part have arrived. */
+void kvh_run_settle(struct kvh_move_run *run, uint32_t part, uint64_t first, uint64_t end);
+/* Settles the other chunks, takes leave of the run, calls done. */
 void kvh_run_end(struct kvh_move_run *run);
 void kvh_runs_free(struct kvh_lane *lane);
 void kvh_pages_free(struct kvh_mover *mover);
+
+/* mover_grant.c. Under mover->lock: the mover's thread has to look at the run. */
+void kvh_run_call(struct kvh_move_run *run);
+/* Records the order point of layers below layer_end in a grant. */
+int kvh_grant_make(struct kvh_lane *lane, uint64_t layer_end, kvh_stream stream,
+		   kvh_event_mark event, struct kvh_grant **grant_p);
+/* Under mover->lock; the run's from here on. */
+void kvh_grant_give(struct kvh_move_run *run, struct kvh_grant *grant);
+/* The kernel stream waits for what was given. Of several, those that have been reached
+ * already are one: run->feed_to. */
+int kvh_grants_begin(struct kvh_move_run *run);
+/* Of a run that ends; under mover->lock. */
+void kvh_grants_drop(struct kvh_move_run *run);
+void kvh_grants_free(struct kvh_lane *lane);
+
+/* mover_rate.c. The mover's thread: may a stage be fed? Else not before due_ns. */
+bool kvh_rate_allows(struct kvh_rate *rate);
+void kvh_rate_take(struct kvh_rate *rate, uint64_t bytes);
+/* Nothing waits for it. */
+void kvh_rate_idle(struct kvh_rate *rate);
 
 /* Has the stream reached the event's last record? 1, 0; negative: it died. */
 int kvh_mover_reached(struct kvh_mover *mover, kvh_event_mark event, kvh_stream stream);
@@ -257,6 +326,10 @@ void kvh_stages_free(struct kvh_mover *mover);
 /* mover_store.c, mover_load.c: of a pass; true if anything moved. */
 bool kvh_store_reap(struct kvh_lane *lane);
 bool kvh_store_feed(struct kvh_lane *lane);
+/* What was called for since the last pass: layers, cancels; and the new runs. */
+bool kvh_store_take(struct kvh_lane *lane);
+/* Nothing more of any run is fed: the mover closes. */
+bool kvh_lane_stop(struct kvh_lane *lane);
 bool kvh_load_reap(struct kvh_lane *lane);
 /* The device is dead: every stage is free, every run ends. */
 bool kvh_lane_bury(struct kvh_lane *lane);

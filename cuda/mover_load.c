@@ -257,8 +257,13 @@ static int run_enqueue(struct kvh_move_run *run)
 static int run_submit(struct kvh_move_run *run)
 {
 	struct kvh_lane *lane = run->lane;
-	int rc = kvh_run_prologue(run);
+	int rc = kvh_mover_ops(lane->mover)
+			 ->stream_wait_event(lane->mover->dev, lane->kernel, run->after);
 
+	/* The last that may fail without a trace: page numbers on their way would come
+	 * into a buffer that is another's by then. */
+	if (rc == 0)
+		rc = kvh_run_send_pages(run);
 	if (rc)
 		return rc;
 	rc = run_enqueue(run);
@@ -271,6 +276,18 @@ static int run_submit(struct kvh_move_run *run)
 	}
 	kvh_run_accept(run);
 	return 0;
+}
+
+/* The caller's event as it is: all is enqueued before the call returns. */
+static int run_order(struct kvh_move_run *run, kvh_stream stream, kvh_event_mark event)
+{
+	struct kvh_mover *mover = run->lane->mover;
+
+	if (event) {
+		run->after = event;
+		return 0;
+	}
+	return kvh_mover_ops(mover)->event_record(mover->dev, run->order, stream);
 }
 
 int kvh_mover_load(struct kvh_mover *mover, struct kvh_move *move, kvh_stream stream,
@@ -292,7 +309,7 @@ int kvh_mover_load(struct kvh_mover *mover, struct kvh_move *move, kvh_stream st
 	if (rc == 0)
 		rc = run_note_layers(run);
 	if (rc == 0)
-		rc = kvh_run_order(run, stream, event);
+		rc = run_order(run, stream, event);
 	if (rc == 0) {
 		pthread_mutex_lock(&lane->enqueue);
 		rc = run_submit(run);
@@ -362,10 +379,9 @@ bool kvh_load_reap(struct kvh_lane *lane)
 	struct kvh_move_run *run;
 	bool moved = false;
 
-	while ((run = lane->active.head) && kvh_run_drained(run)) {
+	while ((run = TAILQ_FIRST(&lane->active)) && kvh_run_drained(run)) {
 		for (uint32_t p = 0; run->state == KVH_RUN_FED && p < run->move->n_parts; p++)
-			kvh_run_advance(run, p, run->move->parts[p].n);
-		kvh_run_list_pop(&lane->active);
+			kvh_run_settle(run, p, 0, run->move->parts[p].n);
 		kvh_run_end(run);
 		moved = true;
 	}

@@ -32,6 +32,18 @@ static void retired_free(struct kvh_mover *mover, struct kvh_retired *list)
 	}
 }
 
+/* Under mover->lock. What is in stage memory now is gone when lane_past has come to
+ * what lane_now is. */
+static uint64_t lane_now(const struct kvh_lane *lane)
+{
+	return lane->load ? lane->accepted : lane->fed;
+}
+
+static uint64_t lane_past(const struct kvh_lane *lane)
+{
+	return lane->load ? lane->finished : lane->done;
+}
+
 /* Frees what no move in flight can use any more. */
 static void retired_sweep(struct kvh_mover *mover)
 {
@@ -39,7 +51,7 @@ static void retired_sweep(struct kvh_mover *mover)
 
 	pthread_mutex_lock(&mover->lock);
 	while ((retired = *at)) {
-		if (retired->lane->finished < retired->after) {
+		if (lane_past(retired->lane) < retired->after) {
 			at = &retired->next;
 			continue;
 		}
@@ -87,7 +99,7 @@ static void stages_swap(struct kvh_mover *mover, struct kvh_retired *list, uint6
 		next = node->next;
 		node->mem = stage->mem;
 		node->lane = i < mover->n_stages ? &mover->store : &mover->load;
-		node->after = node->lane->accepted;
+		node->after = lane_now(node->lane);
 		node->next = mover->retired;
 		mover->retired = node;
 		stage->mem = mem;

@@ -20,9 +20,10 @@
 static const char *run_state_name(enum kvh_run_state state)
 {
 	static const char *const names[KVH_RUN_NSTATES] = {
-		[KVH_RUN_IDLE] = "idle",       [KVH_RUN_QUEUED] = "queued",
-		[KVH_RUN_FEEDING] = "feeding", [KVH_RUN_FED] = "fed",
-		[KVH_RUN_BROKEN] = "broken",   [KVH_RUN_ENDED] = "ended",
+		[KVH_RUN_IDLE] = "idle",     [KVH_RUN_WAITING] = "waiting",
+		[KVH_RUN_QUEUED] = "queued", [KVH_RUN_FEEDING] = "feeding",
+		[KVH_RUN_FED] = "fed",       [KVH_RUN_BROKEN] = "broken",
+		[KVH_RUN_ENDED] = "ended",
 	};
 
 	return names[state];
@@ -32,9 +33,11 @@ void kvh_run_set_state(struct kvh_move_run *run, enum kvh_run_state state)
 {
 #define TO(s) (1u << KVH_RUN_##s)
 	static const unsigned next[KVH_RUN_NSTATES] = {
-		[KVH_RUN_IDLE] = TO(QUEUED) | TO(FEEDING),
+		[KVH_RUN_IDLE] = TO(WAITING) | TO(QUEUED) | TO(FEEDING),
+		[KVH_RUN_WAITING] = TO(QUEUED) | TO(FED) | TO(ENDED) | TO(IDLE),
 		[KVH_RUN_QUEUED] = TO(FEEDING) | TO(FED) | TO(ENDED) | TO(IDLE),
-		[KVH_RUN_FEEDING] = TO(FED) | TO(BROKEN) | TO(ENDED) | TO(IDLE),
+		[KVH_RUN_FEEDING] = TO(WAITING) | TO(QUEUED) | TO(FED) | TO(BROKEN) |
+				    TO(ENDED) | TO(IDLE),
 		[KVH_RUN_FED] = TO(ENDED),
 		[KVH_RUN_BROKEN] = TO(ENDED),
 		[KVH_RUN_ENDED] = TO(IDLE),
@@ -47,40 +50,6 @@ void kvh_run_set_state(struct kvh_move_run *run, enum kvh_run_state state)
 		abort();
 	}
 	run->state = state;
-}
-
-/* ---- lists ------------------------------------------------------------ */
-
-void kvh_run_list_init(struct kvh_run_list *list)
-{
-	list->head = NULL;
-	list->tail = &list->head;
-}
-
-void kvh_run_list_push(struct kvh_run_list *list, struct kvh_move_run *run)
-{
-	run->next = NULL;
-	*list->tail = run;
-	list->tail = &run->next;
-}
-
-void kvh_run_list_append(struct kvh_run_list *list, struct kvh_run_list *from)
-{
-	if (!from->head)
-		return;
-	*list->tail = from->head;
-	list->tail = from->tail;
-	kvh_run_list_init(from);
-}
-
-struct kvh_move_run *kvh_run_list_pop(struct kvh_run_list *list)
-{
-	struct kvh_move_run *run = list->head;
-
-	list->head = run->next;
-	if (!list->head)
-		list->tail = &list->head;
-	return run;
 }
 
 /* ---- page buffers ----------------------------------------------------- */
@@ -252,13 +221,34 @@ static void run_reset(struct kvh_move_run *run, struct kvh_move *move)
 {
 	run->move = move;
 	atomic_store(&run->error, 0);
-	atomic_store(&run->cancelled, false);
 	run->after = run->order;
 	run->unended = run->unrecorded = 0;
-	run->part = run->done_part = 0;
-	run->unit = run->done_chunk = run->part_page = 0;
+	run->fed_to = run->feed_to = run->given_to = 0;
+	run->grants = NULL;
+	run->grants_tail = &run->grants;
+	run->cancelled = run->called = run->pages_sent = false;
+	run->part = 0;
+	run->unit = run->part_page = 0;
 	run->sent = run->done = 0;
 	run->n_layers = 0;
+}
+
+/* Without layers to wait for a store has nothing to wait for. */
+static enum kvh_run_state first_state(struct kvh_move_run *run)
+{
+	const struct kvh_move *move = run->move;
+
+	run->layer_end = 0;
+	for (uint32_t p = 0; p < move->n_parts; p++) {
+		const struct kvh_plan *plan = move->parts[p].plan->plan;
+		uint64_t end = (uint64_t)plan->planes[plan->n_planes - 1].layer + 1;
+
+		if (move->parts[p].n && end > run->layer_end)
+			run->layer_end = end;
+	}
+	if (run->lane->load)
+		return KVH_RUN_FEEDING;
+	return move->layered && run->layer_end > 0 ? KVH_RUN_WAITING : KVH_RUN_QUEUED;
 }
 
 static uint64_t part_pages(const struct kvh_move_part *part)
@@ -275,7 +265,7 @@ int kvh_run_begin(struct kvh_lane *lane, struct kvh_move *move, struct kvh_move_
 	if (rc)
 		return rc;
 	run_reset(run, move);
-	kvh_run_set_state(run, lane->load ? KVH_RUN_FEEDING : KVH_RUN_QUEUED);
+	kvh_run_set_state(run, first_state(run));
 	for (uint32_t p = 0; p < move->n_parts; p++)
 		n += part_pages(&move->parts[p]);
 	rc = pages_get(lane->mover, n, &run->pages);
@@ -290,6 +280,8 @@ int kvh_run_begin(struct kvh_lane *lane, struct kvh_move *move, struct kvh_move_
 		if (part->n)
 			memcpy(run->pages->host + n, part->pages,
 			       part_pages(part) * sizeof(uint32_t));
+		for (uint32_t i = 0; i < part->n; i++)
+			part->status[i] = KVH_PENDING;
 		n += part_pages(part);
 	}
 	*run_p = run;
@@ -312,46 +304,16 @@ int kvh_run_order_check(const struct kvh_mover *mover, kvh_stream stream, kvh_ev
 	return !event && rc > 0 ? -EBUSY : 0;
 }
 
-/* The event is the caller's, who may record it again when the call is over. A
- * store is fed later, so it gets an event of its own behind the caller's. */
-static int run_order_event(struct kvh_move_run *run, kvh_event_mark event)
-{
-	struct kvh_lane *lane = run->lane;
-	struct kvh_mover *mover = lane->mover;
-	int rc;
-
-	if (lane->load) {
-		run->after = event;
-		return 0;
-	}
-	pthread_mutex_lock(&lane->enqueue);
-	rc = kvh_mover_ops(mover)->stream_wait_event(mover->dev, lane->order, event);
-	if (rc == 0)
-		rc = kvh_mover_ops(mover)->event_record(mover->dev, run->order, lane->order);
-	pthread_mutex_unlock(&lane->enqueue);
-	return rc;
-}
-
-int kvh_run_order(struct kvh_move_run *run, kvh_stream stream, kvh_event_mark event)
-{
-	struct kvh_mover *mover = run->lane->mover;
-
-	if (event)
-		return run_order_event(run, event);
-	return kvh_mover_ops(mover)->event_record(mover->dev, run->order, stream);
-}
-
-int kvh_run_prologue(struct kvh_move_run *run)
+int kvh_run_send_pages(struct kvh_move_run *run)
 {
 	struct kvh_lane *lane = run->lane;
 	struct kvh_mover *mover = lane->mover;
 	struct kvh_copy copy = {.dst = run->pages->dev, .src = run->pages->host};
-	int rc = kvh_mover_ops(mover)->stream_wait_event(mover->dev, lane->kernel, run->after);
 
 	for (uint32_t p = 0; p < run->move->n_parts; p++)
 		copy.bytes += part_pages(&run->move->parts[p]) * sizeof(uint32_t);
-	if (rc || copy.bytes == 0)
-		return rc;
+	if (copy.bytes == 0)
+		return 0;
 	return kvh_mover_ops(mover)->copy(mover->dev, KVH_COPY_H2D, &copy, lane->kernel);
 }
 
@@ -364,10 +326,10 @@ void kvh_run_accept(struct kvh_move_run *run)
 	run->move->run = run;
 	run->move->status = 0;
 	run->move->pages_lost = false;
-	lane->accepted++;
+	run->seq = lane->accepted++;
 	if (__atomic_load_n(&mover->pulse.waiting_ns, __ATOMIC_RELAXED) == 0)
 		kvh_pulse_set(&mover->pulse.waiting_ns, kvh_now_ns());
-	kvh_run_list_push(&lane->inbox, run);
+	TAILQ_INSERT_TAIL(&lane->inbox, run, of_lane);
 	pthread_mutex_unlock(&mover->lock);
 	kvh_mover_kick(mover);
 }
@@ -418,23 +380,13 @@ bool kvh_run_drained(struct kvh_move_run *run)
 
 /* ---- the end ---------------------------------------------------------- */
 
-static void settle_chunks(const struct kvh_move_part *part, uint64_t from, uint64_t to,
-			  int status)
+void kvh_run_settle(struct kvh_move_run *run, uint32_t part, uint64_t first, uint64_t end)
 {
-	for (uint64_t i = from; i < to; i++)
-		part->status[i] = status;
-}
+	const struct kvh_move_part *at = &run->move->parts[part];
 
-void kvh_run_advance(struct kvh_move_run *run, uint32_t part, uint64_t chunk)
-{
-	const struct kvh_move_part *parts = run->move->parts;
-
-	for (; run->done_part < part; run->done_part++, run->done_chunk = 0)
-		settle_chunks(&parts[run->done_part], run->done_chunk, parts[run->done_part].n,
-			      0);
-	assert(run->done_chunk <= chunk && chunk <= parts[part].n);
-	settle_chunks(&parts[part], run->done_chunk, chunk, 0);
-	run->done_chunk = chunk;
+	assert(end <= at->n);
+	for (uint64_t i = first; i < end; i++)
+		at->status[i] = 0;
 }
 
 /* What has not arrived: of a store without an error, because it was cancelled. */
@@ -445,10 +397,13 @@ static void settle_rest(struct kvh_move_run *run)
 
 	if (error == 0)
 		error = -ECANCELED;
-	for (uint32_t p = run->done_part; p < move->n_parts; p++, run->done_chunk = 0) {
-		if (run->done_chunk < move->parts[p].n)
+	for (uint32_t p = 0; p < move->n_parts; p++) {
+		for (uint32_t i = 0; i < move->parts[p].n; i++) {
+			if (move->parts[p].status[i] != KVH_PENDING)
+				continue;
+			move->parts[p].status[i] = error;
 			move->status = error;
-		settle_chunks(&move->parts[p], run->done_chunk, move->parts[p].n, error);
+		}
 	}
 }
 
@@ -460,11 +415,17 @@ void kvh_run_end(struct kvh_move_run *run)
 
 	assert(run->done <= run->sent);
 	settle_rest(run);
+	TAILQ_REMOVE(&lane->active, run, of_lane);
+	if (!lane->load && (run->state == KVH_RUN_QUEUED || run->state == KVH_RUN_FEEDING))
+		TAILQ_REMOVE(&lane->feed, run, of_feed);
 	pthread_mutex_lock(&mover->lock);
 	lane->finished++;
 	assert(lane->finished <= lane->accepted);
 	kvh_run_set_state(run, KVH_RUN_ENDED);
 	run_put_pages(run);
+	kvh_grants_drop(run);
+	if (run->called)
+		TAILQ_REMOVE(&lane->calls, run, of_calls);
 	if (!lane->load) {
 		move->run = NULL;
 		run_put(run);

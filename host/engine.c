@@ -206,6 +206,7 @@ int kvh_engine_open(const struct kvh_engine_opts *opts, struct kvh_engine **engi
 	err = kvh_devices_start(&engine->devices, &mover);
 	if (err != 0)
 		goto err_l1;
+	(void)kvh_apply_mover(engine, &o);
 	err = open_controller(engine, &o, policy);
 	if (err != 0)
 		goto err_mover;
@@ -235,6 +236,8 @@ static void release_queue(struct kvh_queue *queue)
 /* Jobs end by themselves, then stores that wait for L2. */
 static void drain(struct kvh_engine *engine, uint64_t deadline_ns)
 {
+	for (struct kvh_queue *queue = engine->queues; queue != NULL; queue = queue->next)
+		kvh_queue_seal(queue);
 	for (struct kvh_queue *queue = engine->queues; queue != NULL; queue = queue->next)
 		kvh_queue_idle_wait(queue, deadline_ns);
 	(void)kvh_controller_drain_wait(engine->controller, deadline_ns);

@@ -103,6 +103,7 @@ int kvh_apply_policy(struct kvh_engine *engine, const struct kvh_engine_opts *op
 int kvh_apply_lease(struct kvh_engine *engine, const struct kvh_engine_opts *opts);
 int kvh_apply_space_limits(struct kvh_engine *engine, const struct kvh_engine_opts *opts);
 int kvh_apply_bounds(struct kvh_engine *engine, const struct kvh_engine_opts *opts);
+int kvh_apply_mover(struct kvh_engine *engine, const struct kvh_engine_opts *opts);
 
 #ifdef __cplusplus
 }

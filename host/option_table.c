@@ -196,5 +196,18 @@ const struct kvh_option kvh_options[] = {
 	 .max = GIB(1),
 	 .fallback = MIB(32),
 	 .help = "of one stage in device memory"},
+	{.name = "gpu.store_rate",
+	 FIELD(store_bytes_per_s),
+	 .type = KVH_OPTION_BYTES,
+	 .max = UINT64_MAX,
+	 .apply = kvh_apply_mover,
+	 .help = "a second: what stores may take of a GPU's link, loads are not held back; 0: "
+		 "no cap"},
+	{.name = "gpu.spin",
+	 FIELD(gpu_spin_ns),
+	 .type = KVH_OPTION_DURATION,
+	 .max = UINT64_MAX,
+	 .apply = kvh_apply_mover,
+	 .help = "while copies are on the way, look for so long before sleeping; 0ns: sleep"},
 	{.name = NULL},
 };

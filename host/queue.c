@@ -232,18 +232,34 @@ void kvh_queue_idle_wait(struct kvh_queue *queue, uint64_t deadline_ns)
 	pthread_mutex_unlock(&queue->lock);
 }
 
+static bool job_active(struct kvh_job *job)
+{
+	bool active;
+
+	pthread_mutex_lock(&job->queue->lock);
+	active = job->state == KVH_JOB_ACTIVE;
+	pthread_mutex_unlock(&job->queue->lock);
+	return active;
+}
+
 void kvh_queue_cancel(struct kvh_queue *queue)
 {
 	for (uint32_t i = 0; i < queue->capacity; i++) {
 		struct kvh_job *job = &queue->jobs[i];
-		bool active;
 
-		pthread_mutex_lock(&queue->lock);
-		active = job->state == KVH_JOB_ACTIVE;
-		pthread_mutex_unlock(&queue->lock);
 		/* It may end meanwhile; its body lives until it is forgotten. */
-		if (active && job->ops->cancel != NULL)
+		if (job_active(job) && job->ops->cancel != NULL)
 			job->ops->cancel(job);
+	}
+}
+
+void kvh_queue_seal(struct kvh_queue *queue)
+{
+	for (uint32_t i = 0; i < queue->capacity; i++) {
+		struct kvh_job *job = &queue->jobs[i];
+
+		if (job_active(job) && job->ops->seal != NULL)
+			job->ops->seal(job);
 	}
 }
 
@@ -296,17 +312,11 @@ int kvh_cancel(struct kvh_queue *queue, kvh_job_t id)
 {
 	int err = kvh_engine_alive(queue->engine);
 	struct kvh_job *job;
-	bool active;
 
 	if (err != 0)
 		return err;
 	job = kvh_job_find(queue, id);
-	if (job == NULL)
-		return -ENOENT;
-	pthread_mutex_lock(&queue->lock);
-	active = job->state == KVH_JOB_ACTIVE;
-	pthread_mutex_unlock(&queue->lock);
-	if (!active)
+	if (job == NULL || !job_active(job))
 		return -ENOENT;
 	if (job->ops->cancel != NULL)
 		job->ops->cancel(job);

@@ -32,6 +32,8 @@ struct kvh_job_ops {
 	uint32_t measured; /* 1 + enum kvh_latency_of; 0: it is not */
 	/* User's thread, ACTIVE or ENDED. May be NULL: nothing can be cancelled. */
 	void (*cancel)(struct kvh_job *job);
+	/* The same; the user calls no more. NULL: nothing waits for its calls. */
+	void (*seal)(struct kvh_job *job);
 	/* User's thread, ENDED: frees the body. */
 	void (*forget)(struct kvh_job *job);
 };
@@ -84,6 +86,8 @@ struct kvh_job *kvh_job_find(struct kvh_queue *queue, kvh_job_t id);
 void kvh_queue_idle_wait(struct kvh_queue *queue, uint64_t deadline_ns);
 /* Cancels all. They end later: kvh_queue_idle_wait. */
 void kvh_queue_cancel(struct kvh_queue *queue);
+/* Cancels those that wait for calls of the user's, who makes none any more. */
+void kvh_queue_seal(struct kvh_queue *queue);
 /* Forgets every job. None is ACTIVE. */
 void kvh_queue_free(struct kvh_queue *queue);
 int kvh_queue_make(struct kvh_engine *engine, uint32_t capacity, struct kvh_queue **queue_p);

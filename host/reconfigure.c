@@ -62,6 +62,16 @@ int kvh_apply_bounds(struct kvh_engine *engine, const struct kvh_engine_opts *op
 	return kvh_controller_set_bounds(engine->controller, &bounds);
 }
 
+int kvh_apply_mover(struct kvh_engine *engine, const struct kvh_engine_opts *opts)
+{
+	for (uint32_t i = 0; i < engine->devices.n; i++) {
+		kvh_mover_set_store_rate(engine->devices.list[i].mover,
+					 opts->store_bytes_per_s);
+		kvh_mover_set_spin(engine->devices.list[i].mover, opts->gpu_spin_ns);
+	}
+	return 0;
+}
+
 static int option_find(const char *name, const struct kvh_option **option_p)
 {
 	*option_p = kvh_option_find(name);

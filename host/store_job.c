@@ -128,6 +128,15 @@ static void store_cancel(struct kvh_job *job)
 		persisting_cancel(t->persisting);
 }
 
+/* The user calls no more: what lacks layers will not get them. */
+static void store_seal(struct kvh_job *job)
+{
+	struct kvh_transfer *t = job->body;
+
+	if ((t->flags & KVH_STORE_LAYERS) != 0 && t->n_moving > 0)
+		kvh_mover_seal(t->device->mover, &t->move);
+}
+
 static void store_forget(struct kvh_job *job)
 {
 	struct kvh_transfer *t = job->body;
@@ -141,6 +150,7 @@ static const struct kvh_job_ops store_ops = {
 	.name = "store",
 	.measured = 1 + KVH_LATENCY_STORE,
 	.cancel = store_cancel,
+	.seal = store_seal,
 	.forget = store_forget,
 };
 
@@ -316,6 +326,7 @@ static int store_start(struct kvh_transfer *t, const struct kvh_store_opts *opts
 	if (err != 0)
 		return err;
 	t->move.done = store_done;
+	t->move.layered = (opts->flags & KVH_STORE_LAYERS) != 0;
 	if (t->n_moving == 0) {
 		count_unreserved(m, s, &un);
 		store_finish(t);
@@ -327,6 +338,18 @@ static int store_start(struct kvh_transfer *t, const struct kvh_store_opts *opts
 	else
 		store_unreserve(t);
 	return err;
+}
+
+/* By layers there is none yet. */
+static int store_order_point(const struct kvh_pool *pool, const struct kvh_store_opts *opts)
+{
+	if ((opts->flags & KVH_STORE_LAYERS) == 0)
+		return kvh_transfer_order_point(pool, opts->stream, opts->event);
+	if (opts->stream == NULL && opts->event == NULL)
+		return 0;
+	kvh_err("store: an order point with KVH_STORE_LAYERS, allowed: none; "
+		"kvh_store_layer takes it");
+	return -EINVAL;
 }
 
 int kvh_store(struct kvh_queue *queue, kvh_pool_t pool_id, const struct kvh_store_chunk *chunks,
@@ -345,13 +368,14 @@ int kvh_store(struct kvh_queue *queue, kvh_pool_t pool_id, const struct kvh_stor
 		err = -EINVAL;
 	}
 	if (err == 0)
-		err = kvh_transfer_begin(queue, pool_id, opts->flags,
-					 KVH_STORE_PACKED | KVH_STORE_PERSISTED, n, &pool);
+		err = kvh_transfer_begin(
+			queue, pool_id, opts->flags,
+			KVH_STORE_PACKED | KVH_STORE_PERSISTED | KVH_STORE_LAYERS, n, &pool);
 	if (err != 0)
 		return err;
 	err = store_check(pool, chunks, n);
 	if (err == 0)
-		err = kvh_transfer_order_point(pool, opts->stream, opts->event);
+		err = store_order_point(pool, opts);
 	if (err != 0)
 		goto err_put;
 	t = kvh_transfer_make(queue, pool, n, false);
@@ -385,4 +409,20 @@ err_put:
 	}
 	kvh_pool_put(pool);
 	return err;
+}
+
+int kvh_store_layer(struct kvh_queue *queue, kvh_job_t id, uint32_t layer,
+		    struct CUstream_st *stream, struct CUevent_st *event)
+{
+	struct kvh_transfer *t;
+	struct kvh_job *job;
+	int err = kvh_engine_alive(queue->engine);
+
+	if (err != 0)
+		return err;
+	job = kvh_job_find(queue, id);
+	if (job == NULL || job->ops != &store_ops)
+		return -ENOENT;
+	t = job->body;
+	return kvh_mover_store_layer(t->device->mover, &t->move, layer, stream, event);
 }

@@ -139,6 +139,10 @@ struct kvh_engine_opts {
 	 * says otherwise. 0: no limit. */
 	uint64_t space_l1_soft_bytes, space_l1_hard_bytes;
 	uint64_t space_l2_soft_bytes, space_l2_hard_bytes;
+	uint64_t store_bytes_per_s; /* what stores may take of a GPU's link; 0: no cap */
+	/* While copies are on the way, the GPU's thread looks for so long before it
+	 * sleeps: events come sooner, for a core. 0: it sleeps at once. */
+	uint64_t gpu_spin_ns;
 };
 KVH_API void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size);
 
@@ -515,6 +519,7 @@ struct kvh_store_chunk {
 
 #define KVH_STORE_PACKED    1u /* send KVH_EVENT_PACKED */
 #define KVH_STORE_PERSISTED 2u /* send KVH_EVENT_PERSISTED, and end only then */
+#define KVH_STORE_LAYERS    4u /* no order point here: kvh_store_layer gives one a layer */
 
 /* Adapters, a bit each by their index; what is in none is not there any more. */
 struct kvh_store_outcome {
@@ -556,7 +561,7 @@ KVH_API void kvh_store_opts_init(struct kvh_store_opts *opts, size_t size);
  * As a result of the call (nothing is enqueued, no job was made):
  *   -EINVAL  n is 0; a page is out of range; a key of another space, rank or
  *            group than the pool has; n_pages is not the group's; both order
- *            points
+ *            points, or one with KVH_STORE_LAYERS
  *   -EBUSY   the stream is being captured
  *   -EAGAIN  the queue is full
  *   -ENOENT  no such pool
@@ -564,6 +569,21 @@ KVH_API void kvh_store_opts_init(struct kvh_store_opts *opts, size_t size);
 KVH_API int kvh_store(struct kvh_queue *queue, kvh_pool_t pool,
 		      const struct kvh_store_chunk *chunks, uint32_t n,
 		      const struct kvh_store_opts *opts, int32_t *status, kvh_job_t *job_p);
+
+/* Of a store with KVH_STORE_LAYERS: the planes of all layers up to and including
+ * `layer` (KVH_LAYER_ALL: all) hold what is to be stored once the order point
+ * (`stream`, `event`, or neither: as for kvh_store) has been reached. It is recorded
+ * before the call returns. Layers rise; some may be left out, the same one again is
+ * nothing new. What has been given is copied while the next layers are computed; the
+ * job ends when all were, and until then its frames are taken. One whose layers do
+ * not come holds up no other store, and ends with kvh_cancel, kvh_pool_unregister,
+ * kvh_queue_close or kvh_engine_close.
+ * -ENOENT  no such job, or no store by layers, or there is nothing to copy (any more)
+ * -EINVAL  a layer below one that was given; both order points
+ * -EBUSY   the stream is being captured
+ * -EIO     the device has died */
+KVH_API int kvh_store_layer(struct kvh_queue *queue, kvh_job_t job, uint32_t layer,
+			    struct CUstream_st *stream, struct CUevent_st *event);
 
 /* ---- lookup and prefetch ---------------------------------------------- */
 

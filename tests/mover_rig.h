@@ -499,6 +499,14 @@ class Job
 			}
 		EXPECT_TRUE(guards_intact());
 	}
+	size_t chunks() const
+	{
+		size_t n = 0;
+
+		for (const Part &part : parts)
+			n += part.payloads.size();
+		return n;
+	}
 	bool untouched()
 	{
 		for (auto &part : parts)

@@ -156,12 +156,24 @@ class Schedule
 				return true; /* its pages are undefined */
 		return false;
 	}
+	/* Loads in order of submission; of stores those that went all the way through the
+	 * ring. */
 	bool in_order() const
 	{
-		for (const auto *list : {&stores, &loads})
-			for (size_t i = 1; i < list->size(); i++)
-				if ((*list)[i - 1]->done_seq >= (*list)[i]->done_seq)
-					return false;
+		uint64_t load = 0, store = 0;
+
+		for (const Job *job : loads) {
+			if (job->done_seq <= load)
+				return false;
+			load = job->done_seq;
+		}
+		for (const Job *job : stores) {
+			if (job->move.status != 0 || job->chunks() == 0)
+				continue;
+			if (job->done_seq <= store)
+				return false;
+			store = job->done_seq;
+		}
 		return true;
 	}
 

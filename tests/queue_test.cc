@@ -21,10 +21,7 @@ namespace
 std::atomic<int> cancelled, forgotten;
 
 const kvh_job_ops test_ops = {
-	"test",
-	0,
-	[](kvh_job *) { cancelled++; },
-	[](kvh_job *) { forgotten++; },
+	"test", 0, [](kvh_job *) { cancelled++; }, nullptr, [](kvh_job *) { forgotten++; },
 };
 
 class QueueTest : public testing::Test

@@ -73,7 +73,7 @@ TEST_F(Bad, Stores)
 	Item bad;
 
 	refuses(-EINVAL, "0 chunks", store({}));
-	refuses(-EINVAL, "flags", store({good}, 4));
+	refuses(-EINVAL, "flags", store({good}, 8));
 	bad = other, bad.key.space++;
 	refuses(-EINVAL, "chunk 1: its key is of space", store({good, bad}));
 	bad = other, bad.key.space = KVH_NONE;
