@@ -406,6 +406,7 @@ static int device_new(uint32_t number, struct kvh_device *beside, bool stepped, 
 	dev->threaded = threaded;
 	(void)pthread_mutex_init(&dev->lock, NULL);
 	kvh_cond_init(&dev->changed);
+	kvh_host_rules_take_next(&dev->base);
 	*dev_p = &dev->base;
 	return 0;
 }

@@ -53,6 +53,9 @@ struct kvh_host_rule {
  * for the same call add up; a failing one fails after it was held.
  * -EINVAL  no such call, or an action it does not have; -ENOSPC  too many */
 int kvh_host_rule_add(struct kvh_device *dev, const struct kvh_host_rule *rule);
+/* The same, of the next host device that is opened, and no other: for what happens
+ * before anybody has its address. */
+int kvh_host_rule_next(const struct kvh_host_rule *rule);
 /* Lets all that is held go on, and drops all rules. */
 void kvh_host_release(struct kvh_device *dev);
 /* How often a call was counted since open. */

@@ -154,7 +154,9 @@ int kvh_host_call_begin(struct host_device *dev, enum kvh_host_call call);
 
 /* Everything below is called with dev->lock held. */
 
-/* device_host_rules.c. Counts a call and asks the rules. */
+/* device_host_rules.c. Of a device that nobody knows yet: kvh_host_rule_next's. */
+void kvh_host_rules_take_next(struct kvh_device *base);
+/* Counts a call and asks the rules. */
 struct host_verdict kvh_host_judge(struct host_device *dev, enum kvh_host_call call);
 bool kvh_host_is_held(const struct host_device *dev, const struct host_verdict *verdict);
 /* Still to be slow? Once not, verdict->until is 0. */

@@ -104,16 +104,50 @@ static bool rule_valid(const struct kvh_host_rule *rule)
 	return false;
 }
 
+static int check_rule(const struct kvh_host_rule *rule)
+{
+	if (rule_valid(rule))
+		return 0;
+	kvh_err("host device: no rule for call %d, action %d, error %d", (int)rule->call,
+		(int)rule->action, rule->error);
+	return -EINVAL;
+}
+
+static pthread_mutex_t next_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct kvh_host_rule next_rules[HOST_RULES_MAX];
+static unsigned n_next;
+
+int kvh_host_rule_next(const struct kvh_host_rule *rule)
+{
+	int err = check_rule(rule);
+
+	if (err != 0)
+		return err;
+	pthread_mutex_lock(&next_lock);
+	if (n_next < HOST_RULES_MAX)
+		next_rules[n_next++] = *rule;
+	else
+		err = -ENOSPC;
+	pthread_mutex_unlock(&next_lock);
+	return err;
+}
+
+void kvh_host_rules_take_next(struct kvh_device *base)
+{
+	pthread_mutex_lock(&next_lock);
+	while (n_next > 0)
+		(void)kvh_host_rule_add(base, &next_rules[--n_next]);
+	pthread_mutex_unlock(&next_lock);
+}
+
 int kvh_host_rule_add(struct kvh_device *base, const struct kvh_host_rule *rule)
 {
 	struct host_device *dev = host_of(base);
 	struct host_rule *slot = NULL;
+	int err = check_rule(rule);
 
-	if (!rule_valid(rule)) {
-		kvh_err("host device: no rule for call %d, action %d, error %d",
-			(int)rule->call, (int)rule->action, rule->error);
-		return -EINVAL;
-	}
+	if (err != 0)
+		return err;
 	pthread_mutex_lock(&dev->lock);
 	for (unsigned i = 0; i < HOST_RULES_MAX && slot == NULL; i++) {
 		if (rule_spent(dev, &dev->rules[i]))
