@@ -31,7 +31,7 @@ struct kvh_arena;
 struct kvh_adapter_opts {
 	const char *spec; /* "name:conf" */
 	const struct kvh_l2_env *env;
-	struct kvh_arena *arena; /* its pieces are attached */
+	struct kvh_arena *arena; /* its pieces are attached as they are pinned */
 	struct kvh_metrics *metrics;
 	uint64_t deadline_ns; /* of one request */
 	uint32_t breaker;     /* failures in a row that open it; 0: none do */
@@ -50,6 +50,10 @@ void kvh_adapter_retire(struct kvh_adapter *adapter, struct kvh_loop *loop);
 int kvh_adapter_shut(struct kvh_adapter *adapter, uint64_t deadline_ns);
 void kvh_adapter_shut_done(struct kvh_adapter *adapter, bool closed);
 void kvh_adapter_free(struct kvh_adapter *adapter);
+/* Whether pieces of the arena have been pinned that it was not given. Gives it the next
+ * one, if so: true. What it refuses is used unregistered, and counted. */
+bool kvh_adapter_lacks(const struct kvh_adapter *adapter);
+bool kvh_adapter_attach(struct kvh_adapter *adapter);
 /* Its event fd, once. */
 int kvh_adapter_watch(struct kvh_adapter *adapter, struct kvh_loop *loop);
 

@@ -39,8 +39,11 @@ struct kvh_adapter {
 	bool retired; /* the adapter is not asked any more */
 	struct kvh_l2_caps caps;
 	struct kvh_metrics *metrics;
+	/* NULL where nothing can be attached. Pieces [0, n_attached) were offered; others
+	 * are used as what they are, unregistered. */
 	const struct kvh_arena *arena;
-	uint32_t *regions; /* [pieces] as attach said */
+	uint32_t n_attached;
+	uint32_t *regions; /* [pieces there may be] as attach said; KVH_L2_NO_REGION */
 	uint64_t deadline_ns;
 	struct kvh_loop_source source;
 

@@ -15,28 +15,47 @@
 
 #define OUT_MAX 65536u /* requests out, whatever an adapter would take */
 
+/* What is pinned by now; the rest comes by kvh_adapter_attach. */
 static int attach_pieces(struct kvh_adapter *a, struct kvh_arena *arena)
 {
-	const struct kvh_arena_piece *pieces;
 	uint32_t n;
 
-	if (arena == NULL)
+	if (arena == NULL || a->ops->attach == NULL)
 		return 0;
-	n = kvh_arena_pieces(arena, &pieces);
-	a->regions = calloc(n, sizeof(a->regions[0]));
+	n = kvh_arena_pieces_max(arena);
+	a->regions = malloc(n * sizeof(a->regions[0]));
 	if (a->regions == NULL)
 		return -ENOMEM;
-	for (uint32_t i = 0; i < n; i++) {
-		int region = -EOPNOTSUPP;
-
-		if (a->ops->attach != NULL)
-			region = a->ops->attach(a->self, pieces[i].base, pieces[i].bytes);
-		a->regions[i] = region >= 0 ? (uint32_t)region : KVH_L2_NO_REGION;
-		if (region < 0 && a->ops->attach != NULL)
-			kvh_count(&a->counters.unregistered, 1);
-	}
+	memset(a->regions, 0xFF, n * sizeof(a->regions[0])); /* KVH_L2_NO_REGION */
 	a->arena = arena;
+	while (kvh_adapter_attach(a)) {}
 	return 0;
+}
+
+bool kvh_adapter_lacks(const struct kvh_adapter *a)
+{
+	const struct kvh_arena_piece *pieces;
+
+	return a->arena != NULL && !a->retired &&
+	       a->n_attached < kvh_arena_pieces(a->arena, &pieces);
+}
+
+bool kvh_adapter_attach(struct kvh_adapter *a)
+{
+	const struct kvh_arena_piece *piece;
+	int region;
+
+	if (!kvh_adapter_lacks(a))
+		return false;
+	(void)kvh_arena_pieces(a->arena, &piece);
+	piece += a->n_attached;
+	region = a->ops->attach(a->self, piece->base, piece->bytes);
+	if (region >= 0)
+		a->regions[a->n_attached] = (uint32_t)region;
+	else
+		kvh_count(&a->counters.unregistered, 1);
+	a->n_attached++;
+	return true;
 }
 
 static int find_ops(struct kvh_adapter *a, const char *spec, const char **conf_p)

@@ -33,9 +33,15 @@ int kvh_arena_open(const struct kvh_arena_opts *opts, struct kvh_arena **arena_p
 	if (rc != 0)
 		goto err_map;
 	pthread_mutex_init(&arena->lock, NULL);
+	rc = kvh_pin_open(arena, opts);
+	if (rc != 0)
+		goto err_tables;
 	*arena_p = arena;
 	return 0;
 
+err_tables:
+	pthread_mutex_destroy(&arena->lock);
+	kvh_slab_tables_close(arena);
 err_map:
 	kvh_arena_map_close(&arena->map, false);
 err_free:
@@ -46,6 +52,7 @@ err_free:
 void kvh_arena_close(struct kvh_arena *arena, bool leak)
 {
 	assert(leak || arena->frames == 0);
+	kvh_pin_close(arena, leak);
 #ifdef KVH_DEBUG
 	assert(kvh_arena_check(arena));
 #endif
@@ -65,10 +72,10 @@ static void take_run(struct kvh_arena *arena, uint32_t slab, uint32_t first, uin
 }
 
 /* n frames side by side in a slab that has them free. */
-static bool alloc_beside(struct kvh_arena *arena, struct kvh_size_class *class, int node,
+static bool alloc_beside(struct kvh_arena *arena, struct kvh_size_class *sizes, int node,
 			 uint32_t n, void **frames)
 {
-	uint32_t slab = kvh_class_next(arena, class, 0, node);
+	uint32_t slab = kvh_class_next(arena, sizes, 0, node);
 
 	for (uint32_t i = 0; i < RUN_SLABS_MAX && slab != KVH_SLAB_NONE; i++) {
 		uint32_t first, len;
@@ -80,16 +87,16 @@ static bool alloc_beside(struct kvh_arena *arena, struct kvh_size_class *class, 
 				return true;
 			}
 		}
-		slab = kvh_class_next(arena, class, slab + 1, node);
+		slab = kvh_class_next(arena, sizes, slab + 1, node);
 	}
 	return false;
 }
 
 /* What is free at the lowest address, up to n; 0 if nothing is. */
-static uint32_t alloc_lowest(struct kvh_arena *arena, struct kvh_size_class *class, int node,
+static uint32_t alloc_lowest(struct kvh_arena *arena, struct kvh_size_class *sizes, int node,
 			     uint32_t n, void **frames)
 {
-	uint32_t slab = kvh_class_next(arena, class, 0, node);
+	uint32_t slab = kvh_class_next(arena, sizes, 0, node);
 	uint32_t first, len;
 
 	if (slab == KVH_SLAB_NONE)
@@ -103,10 +110,10 @@ static uint32_t alloc_lowest(struct kvh_arena *arena, struct kvh_size_class *cla
 }
 
 /* From a new slab; 0 where there is no room for one. */
-static uint32_t alloc_new(struct kvh_arena *arena, struct kvh_size_class *class, int node,
+static uint32_t alloc_new(struct kvh_arena *arena, struct kvh_size_class *sizes, int node,
 			  uint32_t n, void **frames)
 {
-	uint32_t slab = kvh_slab_make(arena, class, node);
+	uint32_t slab = kvh_slab_make(arena, sizes, node);
 	uint32_t take;
 
 	if (slab == KVH_SLAB_NONE)
@@ -119,18 +126,18 @@ static uint32_t alloc_new(struct kvh_arena *arena, struct kvh_size_class *class,
 
 /* One by the first fit. Several: where they lie side by side, in slabs there are
  * or in new ones, or else wherever there is room. */
-static uint32_t alloc_frames(struct kvh_arena *arena, struct kvh_size_class *class, int node,
+static uint32_t alloc_frames(struct kvh_arena *arena, struct kvh_size_class *sizes, int node,
 			     uint32_t n, void **frames)
 {
 	uint32_t got = 0, more;
 
-	if (n > 1 && alloc_beside(arena, class, node, n, frames))
+	if (n > 1 && alloc_beside(arena, sizes, node, n, frames))
 		return n;
-	if (n == 1 && (more = alloc_lowest(arena, class, node, 1, frames)) > 0)
+	if (n == 1 && (more = alloc_lowest(arena, sizes, node, 1, frames)) > 0)
 		return more;
-	while (got < n && (more = alloc_new(arena, class, node, n - got, frames + got)) > 0)
+	while (got < n && (more = alloc_new(arena, sizes, node, n - got, frames + got)) > 0)
 		got += more;
-	while (got < n && (more = alloc_lowest(arena, class, node, n - got, frames + got)) > 0)
+	while (got < n && (more = alloc_lowest(arena, sizes, node, n - got, frames + got)) > 0)
 		got += more;
 	return got;
 }
@@ -160,7 +167,7 @@ static void count(uint64_t *counter, uint64_t change)
 int kvh_arena_alloc_near(struct kvh_arena *arena, int node, uint64_t bytes, uint32_t n,
 			 void **frames)
 {
-	struct kvh_size_class *class;
+	struct kvh_size_class *sizes;
 	uint32_t got = 0;
 
 	if (bytes == 0 || bytes % KVH_PAGE_BYTES != 0 || bytes > arena->map.pieces[0].bytes) {
@@ -170,11 +177,11 @@ int kvh_arena_alloc_near(struct kvh_arena *arena, int node, uint64_t bytes, uint
 		return -EINVAL;
 	}
 	kvh_spin_lock(&arena->lock);
-	class = kvh_class_get(arena, (uint32_t)(bytes / KVH_PAGE_BYTES));
-	if (class != NULL && n > 0)
-		got = alloc_frames(arena, class, node, n, frames);
-	if (class != NULL && got < n && node != KVH_NODE_ANY)
-		got += alloc_frames(arena, class, KVH_NODE_ANY, n - got, frames + got);
+	sizes = kvh_class_get(arena, (uint32_t)(bytes / KVH_PAGE_BYTES));
+	if (sizes != NULL && n > 0)
+		got = alloc_frames(arena, sizes, node, n, frames);
+	if (sizes != NULL && got < n && node != KVH_NODE_ANY)
+		got += alloc_frames(arena, sizes, KVH_NODE_ANY, n - got, frames + got);
 	count(&arena->frames, got);
 	count(&arena->used_bytes, got * bytes);
 	pthread_mutex_unlock(&arena->lock);
@@ -238,6 +245,11 @@ uint32_t kvh_arena_pieces(const struct kvh_arena *arena,
 			  const struct kvh_arena_piece **pieces_p)
 {
 	*pieces_p = arena->map.pieces;
+	return kvh_arena_n_pinned(arena);
+}
+
+uint32_t kvh_arena_pieces_max(const struct kvh_arena *arena)
+{
 	return arena->map.n_pieces;
 }
 
@@ -247,7 +259,8 @@ uint32_t kvh_arena_piece_of(const struct kvh_arena *arena, const void *address)
 	uint64_t offset = (uintptr_t)address - (uintptr_t)map->base;
 	uint64_t piece = offset / map->stride;
 
-	if (piece >= map->n_pieces || offset % map->stride >= map->pieces[piece].bytes)
+	if (piece >= kvh_arena_n_pinned(arena) ||
+	    offset % map->stride >= map->pieces[piece].bytes)
 		return UINT32_MAX;
 	return (uint32_t)piece;
 }
@@ -261,13 +274,19 @@ void *kvh_arena_base(const struct kvh_arena *arena, uint64_t *span_p)
 /* Without the lock: it is asked on the way of the data. */
 void kvh_arena_stats(struct kvh_arena *arena, struct kvh_arena_stats *stats)
 {
+	uint64_t pinned = __atomic_load_n(&arena->pinned_bytes, __ATOMIC_RELAXED);
+
 	*stats = (struct kvh_arena_stats){
-		.bytes = arena->map.bytes,
+		.pinned_bytes = pinned,
+		.wanted_bytes = arena->map.bytes,
+		.missing_bytes = __atomic_load_n(&arena->missing_bytes, __ATOMIC_RELAXED),
+		.pinning = __atomic_load_n(&arena->pinning, __ATOMIC_RELAXED),
+		.error = __atomic_load_n(&arena->pin.error, __ATOMIC_RELAXED),
 		.used_bytes = __atomic_load_n(&arena->used_bytes, __ATOMIC_RELAXED),
 		.slab_bytes = __atomic_load_n(&arena->slab_granules, __ATOMIC_RELAXED) *
 			      KVH_GRANULE_BYTES,
 		.frames = __atomic_load_n(&arena->frames, __ATOMIC_RELAXED),
-		.huge_bytes = arena->map.huge_bytes,
+		.huge_bytes = arena->map.huge_bytes < pinned ? arena->map.huge_bytes : pinned,
 		.numa_refused = arena->map.numa_refused,
 	};
 }
@@ -336,8 +355,9 @@ bool kvh_arena_window(struct kvh_arena *arena, uint64_t bytes, const void *from,
 	uint32_t need = (uint32_t)((bytes + KVH_GRANULE_BYTES - 1) / KVH_GRANULE_BYTES);
 	uint32_t at = (uint32_t)(offset / KVH_GRANULE_BYTES);
 	uint32_t per_piece = (uint32_t)(map->stride / KVH_GRANULE_BYTES);
+	uint32_t n_pieces = kvh_arena_n_pinned(arena);
 
-	for (uint32_t piece = at / per_piece; piece < map->n_pieces; piece++) {
+	for (uint32_t piece = at / per_piece; piece < n_pieces; piece++) {
 		uint32_t first = piece * per_piece;
 		uint32_t end = first + (uint32_t)(map->pieces[piece].bytes / KVH_GRANULE_BYTES);
 		uint32_t lo = at > first ? at : first, hi;

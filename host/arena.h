@@ -8,7 +8,24 @@
  *   frame  what alloc returns: 4 KiB aligned
  *
  *   used_bytes  == sum of the frames handed out
- *   free granules + sum of slabs' granules == granules of all pieces
+ *   free granules + sum of slabs' granules == granules of all pinned pieces
+ *   pinned_bytes + missing_bytes <= wanted_bytes; equal once pinning has ended
+ *
+ * Where all pieces lie is decided at open; they are pinned by several threads at
+ * once, also behind the opener's back (`early`), and serve in rising order, as soon
+ * as they and all before them are pinned: what is not pinned is never handed out.
+ * A piece that cannot be pinned ends it: the arena stays what it is by then, says
+ * how much is missing, and why, for good.
+ *
+ * So there are three sizes, and each question has its own:
+ *   what is there now   pinned_bytes. Frames, and whether there is room for one
+ *   what there will be  kvh_arena_capacity: what a share of L1 is a share of. A
+ *                       background that kept usage below a part of what is pinned
+ *                       already would evict while memory is still coming; one that
+ *                       kept it below a part of what will never come, never
+ *   what was asked for  wanted_bytes. Limits that fit the options stay right
+ * Whoever needs a frame at once does not wait for memory to come: nothing here waits.
+ * An allocation takes what is pinned, and L1 evicts for more, as at any other time.
  *
  * Any thread; one lock, held for moments. Never touches the memory of a frame.
  */
@@ -35,7 +52,13 @@ struct kvh_arena_opts {
 	 * each node has to have room for its own. */
 	uint32_t n_nodes; /* 0..KVH_ARENA_NODES_MAX */
 	int nodes[KVH_ARENA_NODES_MAX];
-	uint32_t touch_threads; /* 0: as many as the machine has cores, at most 16 */
+	uint32_t touch_threads;    /* 0: as many as the machine has cores, at most 16 */
+	uint32_t register_threads; /* of those, that register at the same time; 0: 2 */
+	/* Returns when the first piece is pinned; threads of the arena's own go on with
+	 * the rest. Not in a simulation (sim.h), and not where no thread can be had: then
+	 * all is pinned when it returns, as without. */
+	bool early;
+	const char *root; /* of /proc and /sys, for tests; NULL: the system's */
 	/* No memory behind the frames, nothing pinned: for measuring what is beside
 	 * them, with more of them than fit. */
 	bool addresses_only;
@@ -48,23 +71,44 @@ struct kvh_arena_piece {
 };
 
 struct kvh_arena_stats {
-	uint64_t bytes;      /* capacity */
-	uint64_t used_bytes; /* frames handed out */
-	uint64_t slab_bytes; /* granules in slabs */
+	uint64_t pinned_bytes;  /* now: frames may lie there */
+	uint64_t wanted_bytes;  /* as asked for, rounded */
+	uint64_t missing_bytes; /* could not be pinned, and never will be */
+	bool pinning;           /* more is coming */
+	int error;              /* why bytes are missing; negative errno */
+	uint64_t used_bytes;    /* frames handed out */
+	uint64_t slab_bytes;    /* granules in slabs */
 	uint64_t frames;
-	uint64_t huge_bytes;   /* asked to lie on huge pages and granted by madvise */
-	uint64_t numa_refused; /* mbind refused: went on without */
+	uint64_t huge_bytes; /* of pinned_bytes: on huge pages asked for, granted by madvise */
+	uint64_t numa_refused; /* pieces; mbind refused: went on without */
 };
 
-/* Maps (memory that fork does not take: MADV_DONTFORK), asks for huge pages,
- * binds to the node, touches in parallel, registers piece by piece.
- * -EINVAL bytes or piece_bytes out of range
- * -ENOMEM the mapping, a registration (memlock), the node or the cgroup is too
- *         small: the log has wanted and available bytes; nothing is left behind */
+/* What it will have, or has for good. */
+static inline uint64_t kvh_arena_capacity(const struct kvh_arena_stats *stats)
+{
+	return stats->wanted_bytes - stats->missing_bytes;
+}
+
+/* Maps (memory that fork does not take: MADV_DONTFORK), asks for huge pages, binds
+ * to nodes; then touches and registers, several pieces at once. Whether machine,
+ * cgroup and nodes have room for all is asked first, and, as others take memory
+ * meanwhile, again before each piece.
+ * -EINVAL bytes, piece_bytes or a node out of range
+ * -ENOMEM the mapping, a registration (memlock), a node or the cgroup is too small:
+ *         the log has wanted and available bytes; nothing is left behind. With
+ *         `early`: the same for the first piece; what fails later is in the stats */
 int kvh_arena_open(const struct kvh_arena_opts *opts, struct kvh_arena **arena_p);
 /* All frames must have been freed, or are abandoned with `leak`: then the
- * memory stays mapped and registered. */
+ * memory stays mapped and registered. Pinning ends: waits for what is being
+ * registered, and at most 16 MiB a thread being touched. */
 void kvh_arena_close(struct kvh_arena *arena, bool leak);
+
+/* Waits until pinning has ended: for benches and tests. */
+void kvh_arena_pinned_wait(struct kvh_arena *arena);
+/* `changed` is called when more is pinned, and when pinning has ended; under the
+ * arena's lock: it must neither call the arena nor wait. NULL: nobody. When this
+ * returns, no call to who watched before is under way. */
+void kvh_arena_watch(struct kvh_arena *arena, void (*changed)(void *arg), void *arg);
 
 /* Up to n frames of `bytes` each (a multiple of 4096), side by side where there
  * is room, in rising addresses. Returns how many: fewer when memory is short.
@@ -80,21 +124,25 @@ void kvh_arena_free_many(struct kvh_arena *arena, void *const *frames, uint32_t 
 /* Bytes of the frame as allocated. */
 uint64_t kvh_arena_frame_bytes(struct kvh_arena *arena, const void *frame);
 
-/* Fixed from open to close; in rising addresses, never adjacent. */
+/* How many are pinned; it only rises. The table is of all that were asked for, and
+ * does not change; in rising addresses, never adjacent. Takes no lock. */
 uint32_t kvh_arena_pieces(const struct kvh_arena *arena,
 			  const struct kvh_arena_piece **pieces_p);
-/* Index of the piece that holds the address; UINT32_MAX: none. Takes no lock. */
+/* How many it may become. */
+uint32_t kvh_arena_pieces_max(const struct kvh_arena *arena);
+/* Index of the pinned piece that holds the address; UINT32_MAX: none. Takes no lock. */
 uint32_t kvh_arena_piece_of(const struct kvh_arena *arena, const void *address);
 
 void kvh_arena_stats(struct kvh_arena *arena, struct kvh_arena_stats *stats);
 
-/* For whoever evicts. All pieces lie in [base, base + span); aligned to 2 MiB. */
+/* For whoever evicts. All pieces, the coming ones too, lie in [base, base + span);
+ * aligned to 2 MiB. */
 void *kvh_arena_base(const struct kvh_arena *arena, uint64_t *span_p);
 /* The frames handed out in [from, end), in rising addresses; at most max. */
 uint32_t kvh_arena_list(struct kvh_arena *arena, const void *from, const void *end,
 			void **frames, uint32_t max);
 /* A range of whole slabs and free granules that starts with what holds `from`
- * (earlier at the end of a piece; later if no piece holds it): once no frame is
+ * (earlier at the end of a piece; later if no pinned piece holds it): once no frame is
  * in it, a frame of `bytes` fits. False: none from there on. */
 bool kvh_arena_window(struct kvh_arena *arena, uint64_t bytes, const void *from, void **lo_p,
 		      void **hi_p);

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * arena_impl.h - what arena.c and slab.c share. Everything below is read and
- * written under arena->lock, but map, which never changes.
+ * arena_impl.h - what arena.c, arena_pin.c and slab.c share. Everything below is read
+ * and written under arena->lock, but map, which never changes, and what says that it
+ * is atomic: that is written under the lock, and read without.
  */
 #ifndef KVH_HOST_ARENA_IMPL_H
 #define KVH_HOST_ARENA_IMPL_H
 
 #include "host/arena_map.h"
+#include "host/thread.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -40,10 +42,65 @@ struct kvh_size_class {
 	uint64_t *partial;  /* by first granule */
 };
 
+/*
+ * One piece's way:
+ *
+ *             first part        last part         a thread        the device
+ *            handed out          touched          took it          took it
+ *    WANTED ------------> TOUCHING ----> TOUCHED ------> REGISTERING ----> PINNED
+ *                            | no room for it                 | refused
+ *                            '-------------> LOST <-----------'
+ *
+ * Parts are handed out in rising order, pieces may be PINNED in any. With the first
+ * LOST one, or a stop, nothing is handed out any more; the last thread to leave then
+ * gives back what lies behind the first piece that is not PINNED.
+ */
+enum kvh_piece_state {
+	KVH_PIECE_WANTED,
+	KVH_PIECE_TOUCHING,
+	KVH_PIECE_TOUCHED,
+	KVH_PIECE_REGISTERING,
+	KVH_PIECE_PINNED,
+	KVH_PIECE_LOST,
+	KVH_PIECE_STATES
+};
+
+#define KVH_PIN_THREADS_MAX 16u
+
+/*
+ *   registering == pieces REGISTERING <= register_max
+ *   working == threads (and the opener) that may still hand out or do something
+ *   ended: working == 0 and what was to be given back is
+ */
+struct kvh_pin {
+	uint8_t *states;      /* by piece: enum kvh_piece_state */
+	uint32_t *parts;      /* by piece: handed out or not, not touched yet */
+	uint32_t touch_piece; /* the next part to hand out */
+	uint64_t touch_at;    /* bytes into it */
+	uint32_t registering, register_max;
+	uint32_t working;
+	bool stop, ended;
+	int error; /* of the first LOST piece; atomic */
+	uint32_t lost;
+	char why[160];
+	uint64_t began_ns;
+	pthread_cond_t changed;     /* n_pinned, ended */
+	void (*watcher)(void *arg); /* or NULL */
+	void *watcher_arg;
+	struct kvh_thread threads[KVH_PIN_THREADS_MAX];
+	uint32_t n_threads; /* to join */
+};
+
 struct kvh_arena {
 	struct kvh_arena_map map;
 	pthread_mutex_t lock;
-	uint64_t frames;
+	struct kvh_pin pin;
+	/* Pieces [0, n_pinned) serve. All atomic: who reads n_pinned (acquire) sees them
+	 * registered. */
+	uint32_t n_pinned;
+	uint64_t pinned_bytes, missing_bytes;
+	bool pinning;
+	uint64_t frames; /* atomic, as the two below */
 	uint64_t used_bytes;
 	uint64_t slab_granules;
 
@@ -53,7 +110,7 @@ struct kvh_arena {
 	struct kvh_slab *slabs;
 	uint64_t *bits; /* KVH_GRANULE_WORDS each; a slab's frames from its first: 1 is free */
 
-	/* By piece. */
+	/* By piece; 0 where it is not pinned. */
 	uint32_t *free_granules;
 
 	struct kvh_size_class *classes;
@@ -62,23 +119,36 @@ struct kvh_arena {
 
 int kvh_slab_tables_open(struct kvh_arena *arena);
 void kvh_slab_tables_close(struct kvh_arena *arena);
+/* The next piece serves from now on: its granules are free. */
+void kvh_slab_piece_add(struct kvh_arena *arena, uint32_t piece);
+
+/* Pins the pieces, or, with `early`, the first and goes on. -ENOMEM: logged, and
+ * nothing is pinned; nothing runs any more. */
+int kvh_pin_open(struct kvh_arena *arena, const struct kvh_arena_opts *opts);
+/* Ends it. Unregisters what is pinned, but for `leak`. */
+void kvh_pin_close(struct kvh_arena *arena, bool leak);
 
 /* NULL: no memory for another size. The pointer holds until the next call. */
 struct kvh_size_class *kvh_class_get(struct kvh_arena *arena, uint32_t pages);
 /* The first slab with a free frame at or above granule `from`; on this node only, or
  * KVH_NODE_ANY. */
-uint32_t kvh_class_next(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t from,
+uint32_t kvh_class_next(struct kvh_arena *arena, struct kvh_size_class *sizes, uint32_t from,
 			int node);
 
 /* A new slab with all frames free; at least one must be taken before the lock
  * is left. KVH_SLAB_NONE: no room on this node, or KVH_NODE_ANY. */
-uint32_t kvh_slab_make(struct kvh_arena *arena, struct kvh_size_class *class, int node);
+uint32_t kvh_slab_make(struct kvh_arena *arena, struct kvh_size_class *sizes, int node);
 /* The first run of n free frames, or else 0. */
 uint32_t kvh_slab_run(const struct kvh_arena *arena, uint32_t slab, uint32_t n,
 		      uint32_t *first_p);
 void kvh_slab_take(struct kvh_arena *arena, uint32_t slab, uint32_t first, uint32_t n);
 /* Gives the granules back, too, with the last frame. */
 void kvh_slab_give(struct kvh_arena *arena, uint32_t slab, uint32_t number);
+
+static inline uint32_t kvh_arena_n_pinned(const struct kvh_arena *arena)
+{
+	return __atomic_load_n(&arena->n_pinned, __ATOMIC_ACQUIRE);
+}
 
 static inline void *kvh_granule_address(const struct kvh_arena *arena, uint32_t granule)
 {

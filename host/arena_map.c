@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * arena_map.c - maps, binds, touches and registers the pieces of an arena, on
- * the thread that opens it, with helpers for the touching. Limit: returns when
- * all of it is pinned; on large machines that takes seconds.
+ * arena_map.c - lays out, maps and binds the pieces of an arena, on the thread that
+ * opens it. Touches nothing: that is moments, however large the arena is.
  */
 #include "host/arena_map.h"
 
 #include "host/log.h"
-#include "host/thread.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <numaif.h>
@@ -17,14 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #define PIECE_MAX     (UINT64_C(1) << 30)
 #define BYTES_MIN     (UINT64_C(1) << 20)
 #define BYTES_MAX     (UINT64_C(8) << 40)
-#define TOUCH_MAX     16u
-#define TOUCH_STRIDE  4096u
 #define NODES_MAX     1024u
 #define BITS_PER_LONG (8 * sizeof(unsigned long))
 
@@ -92,66 +85,37 @@ static int check_room_node(const struct kvh_arena_map *map, uint32_t first)
 		bytes += map->pieces[i].bytes;
 	}
 	(void)snprintf(name, sizeof(name), "NUMA node %d", node);
-	return check_room(bytes, name, kvh_arena_room_node("", node));
+	return check_room(bytes, name, kvh_arena_room_node(map->root, node));
 }
 
 static int check_rooms(const struct kvh_arena_map *map)
 {
-	int rc = check_room(map->bytes, "the machine", kvh_arena_room_machine(""));
+	int rc = check_room(map->bytes, "the machine", kvh_arena_room_machine(map->root));
 
 	if (rc == 0)
-		rc = check_room(map->bytes, "the cgroup", kvh_arena_room_cgroup(""));
+		rc = check_room(map->bytes, "the cgroup", kvh_arena_room_cgroup(map->root));
 	for (uint32_t i = 0; i < map->n_pieces && i < KVH_ARENA_NODES_MAX && rc == 0; i++)
 		rc = check_room_node(map, i);
 	return rc;
 }
 
-struct touch {
-	unsigned char *from, *end;
-};
-
-static enum kvh_round touch_round(void *arg, enum kvh_wake wake)
+int kvh_arena_map_room(const struct kvh_arena_map *map, uint32_t piece, const char **of_p,
+		       uint64_t *room_p)
 {
-	const struct touch *touch = arg;
+	uint64_t bytes = map->pieces[piece].bytes;
+	int node = map->pieces[piece].node;
 
-	(void)wake;
-	/* Volatile: a store to fresh memory of zero is otherwise no store. */
-	for (volatile unsigned char *p = touch->from; p < touch->end; p += TOUCH_STRIDE)
-		*p = 0;
-	return KVH_ROUND_END;
-}
-
-static uint32_t touch_threads(uint32_t asked)
-{
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
-	uint32_t n = asked != 0 ? asked : cores > 0 ? (uint32_t)cores : 1;
-
-	return n < TOUCH_MAX ? n : TOUCH_MAX;
-}
-
-/* The first touch makes the kernel find and clear each page: by far the longest
- * part of opening, and it scales with cores. */
-static void touch_piece(const struct kvh_arena_piece *piece, uint32_t n)
-{
-	uint64_t granules = piece->bytes / KVH_GRANULE_BYTES;
-	struct touch touches[TOUCH_MAX];
-	struct kvh_thread threads[TOUCH_MAX];
-	bool started[TOUCH_MAX];
-
-	for (uint32_t i = 0; i < n; i++) {
-		unsigned char *base = piece->base;
-
-		touches[i].from = base + granules * i / n * KVH_GRANULE_BYTES;
-		touches[i].end = base + granules * (i + 1) / n * KVH_GRANULE_BYTES;
-		threads[i] = (struct kvh_thread){
-			.name = "kvh-touch", .round = touch_round, .arg = &touches[i]};
-		started[i] = i + 1 < n && kvh_thread_start(&threads[i]) == 0;
-		if (!started[i]) /* the last one, or no threads to be had */
-			(void)touch_round(&touches[i], KVH_WAKE_WAIT);
+	*of_p = "the machine";
+	*room_p = kvh_arena_room_machine(map->root);
+	if (*room_p >= bytes) {
+		*of_p = "the cgroup";
+		*room_p = kvh_arena_room_cgroup(map->root);
 	}
-	for (uint32_t i = 0; i < n; i++)
-		if (started[i])
-			kvh_thread_join(&threads[i]);
+	if (*room_p >= bytes && node >= 0) {
+		*of_p = "its NUMA node";
+		*room_p = kvh_arena_room_node(map->root, node);
+	}
+	return *room_p >= bytes ? 0 : -ENOMEM;
 }
 
 /* ---- mapping ------------------------------------------------------------ */
@@ -186,21 +150,6 @@ static int map_piece(struct kvh_arena_map *map, struct kvh_arena_piece *piece)
 	if (piece->node >= 0)
 		bind_piece(map, piece);
 	return 0;
-}
-
-static int register_piece(struct kvh_device *dev, const struct kvh_arena_piece *piece,
-			  uint64_t pinned)
-{
-	int rc = dev->ops->host_register(dev, piece->base, piece->bytes);
-	struct rlimit limit = {0};
-
-	if (rc == 0)
-		return 0;
-	(void)getrlimit(RLIMIT_MEMLOCK, &limit);
-	kvh_err("L1: pinning %" PRIu64 " bytes after %" PRIu64
-		": %s; RLIMIT_MEMLOCK is %" PRIu64 " bytes (ulimit -l)",
-		piece->bytes, pinned, strerror(-rc), (uint64_t)limit.rlim_cur);
-	return -ENOMEM;
 }
 
 /* A range of addresses, aligned to granules, without memory behind it. */
@@ -274,55 +223,41 @@ static int map_range(struct kvh_arena_map *map)
 	return rc;
 }
 
-static int pin_pieces(const struct kvh_arena_opts *opts, struct kvh_arena_map *map)
-{
-	uint64_t pinned = 0;
-
-	for (uint32_t i = 0; i < map->n_pieces; i++) {
-		int rc;
-
-		touch_piece(&map->pieces[i], touch_threads(opts->touch_threads));
-		rc = register_piece(map->dev, &map->pieces[i], pinned);
-		if (rc != 0) {
-			map->n_pieces = i;
-			return rc;
-		}
-		pinned += map->pieces[i].bytes;
-	}
-	return 0;
-}
-
 int kvh_arena_map_open(const struct kvh_arena_opts *opts, struct kvh_arena_map *map)
 {
 	int rc = check_opts(opts);
 
 	if (rc != 0)
 		return rc;
-	*map = (struct kvh_arena_map){.dev = opts->dev, .unpinned = opts->addresses_only};
+	*map = (struct kvh_arena_map){
+		.dev = opts->dev,
+		.root = opts->root != NULL ? opts->root : "",
+		.unpinned = opts->addresses_only,
+	};
 	rc = lay_out(opts, map);
 	if (rc != 0)
 		return rc;
 	rc = map->unpinned ? 0 : check_rooms(map);
 	if (rc == 0)
 		rc = map_range(map);
-	if (rc != 0) {
-		free(map->pieces);
-		return rc;
-	}
-	rc = map->unpinned ? 0 : pin_pieces(opts, map);
 	if (rc != 0)
-		kvh_arena_map_close(map, false);
+		free(map->pieces);
 	return rc;
+}
+
+void kvh_arena_map_drop(const struct kvh_arena_map *map, uint32_t piece)
+{
+	const struct kvh_arena_piece *p = &map->pieces[piece];
+
+	if (mmap(p->base, p->bytes, PROT_NONE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+		kvh_warn("L1: %" PRIu64 " bytes that could not be pinned stay mapped: %s",
+			 p->bytes, strerror(errno));
 }
 
 void kvh_arena_map_close(struct kvh_arena_map *map, bool leak)
 {
-	struct kvh_device *dev = map->dev;
-
-	if (!leak) {
-		for (uint32_t i = map->unpinned ? 0 : map->n_pieces; i-- > 0;)
-			(void)dev->ops->host_unregister(dev, map->pieces[i].base);
+	if (!leak)
 		(void)munmap(map->base, map->span);
-	}
 	free(map->pieces);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * arena_map.h - the memory under an arena: address range, pieces, NUMA node,
- * huge pages, registration. Made and taken down by one thread each; between
- * these it never changes, so any thread reads it without a lock.
+ * arena_map.h - the memory under an arena: address range, pieces, NUMA nodes, huge
+ * pages. Made and taken down by one thread each; between these it never changes,
+ * so any thread reads it without a lock. What becomes of the pieces: arena_pin.c.
  */
 #ifndef KVH_HOST_ARENA_MAP_H
 #define KVH_HOST_ARENA_MAP_H
@@ -28,17 +28,26 @@ struct kvh_arena_map {
 	unsigned char *base;
 	uint64_t span;
 	uint64_t stride;
-	uint64_t bytes; /* of all pieces */
+	uint64_t bytes; /* of all pieces, pinned or not */
 	struct kvh_arena_piece *pieces;
 	uint32_t n_pieces;
-	uint64_t huge_bytes;
+	uint64_t huge_bytes;   /* of pieces that may be on huge pages */
 	uint64_t numa_refused; /* pieces */
-	bool unpinned;         /* addresses only */
+	const char *root;
+	bool unpinned; /* addresses only */
 };
 
-/* Errors as kvh_arena_open; nothing is left behind on failure. */
+/* Mapped, and nothing touched. Errors as kvh_arena_open; nothing is left behind on
+ * failure. */
 int kvh_arena_map_open(const struct kvh_arena_opts *opts, struct kvh_arena_map *map);
+/* Nothing is registered any more, or it stays mapped with `leak`. */
 void kvh_arena_map_close(struct kvh_arena_map *map, bool leak);
+/* Whether machine, cgroup and the piece's node have room for it still: 0, or -ENOMEM
+ * and which of them has room for how much. */
+int kvh_arena_map_room(const struct kvh_arena_map *map, uint32_t piece, const char **of_p,
+		       uint64_t *room_p);
+/* Gives the memory of a piece back that is not registered; the addresses stay. */
+void kvh_arena_map_drop(const struct kvh_arena_map *map, uint32_t piece);
 
 /* Bytes that can still be had, from the kernel's files below `root` ("" but in
  * tests); UINT64_MAX where there is no such limit. Page cache counts as room.

@@ -116,6 +116,8 @@ void kvh_seat_open(struct kvh_controller *c, uint32_t index, struct kvh_adapter 
 	c->put_failing[index] = false;
 	kvh_source_open(&c->prefetcher.sources, index, kvh_adapter_caps(adapter)->max_inflight);
 	kvh_limits_to(c, adapter);
+	if (kvh_adapter_lacks(adapter)) /* pinned while it opened */
+		kvh_controller_attach(c);
 	kvh_adapter_set_deadline(adapter, c->opts.deadline_ns); /* changed while it opened? */
 }
 

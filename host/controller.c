@@ -95,7 +95,63 @@ static void listener_ready(struct kvh_loop_source *source)
 					  offsetof(struct kvh_controller, listener_source)));
 }
 
+/* ---- memory that is pinned later -------------------------------------- */
+
+/* One piece of one adapter a round: registering a gigabyte takes a while. */
+static void attach_run(struct kvh_loop_work *work)
+{
+	struct kvh_controller *c = (struct kvh_controller *)((char *)work -
+							     offsetof(struct kvh_controller,
+								      attach));
+	bool attached = false;
+
+	__atomic_store_n(&c->attach_posted, false, __ATOMIC_SEQ_CST);
+	for (uint32_t left = c->stopping ? 0 : c->adapter_bits; left != 0 && !attached;
+	     left &= left - 1)
+		attached = kvh_adapter_attach(c->adapters[__builtin_ctz(left)]);
+	if (attached)
+		kvh_controller_attach(c);
+	kvh_controller_pressure(c); /* what is missing moves the watermarks */
+}
+
+void kvh_controller_attach(struct kvh_controller *c)
+{
+	if (!__atomic_exchange_n(&c->attach_posted, true, __ATOMIC_SEQ_CST))
+		kvh_loop_post(c->loop, &c->attach);
+}
+
+static void arena_changed(void *arg)
+{
+	kvh_controller_attach(arg);
+}
+
+static void watch_arena(struct kvh_controller *c)
+{
+	kvh_arena_watch(c->opts.arena, arena_changed, c);
+	/* What came before, after an adapter had looked. */
+	for (uint32_t a = 0; a < c->n_adapters; a++)
+		if (kvh_adapter_lacks(c->adapters[a]))
+			kvh_controller_attach(c);
+}
+
 /* ---- background eviction ---------------------------------------------- */
+
+/* While memory is still coming, usage is not kept below a part of what has come; of
+ * what will not come, the watermarks have no part. */
+static uint64_t mark(const uint64_t *bytes, const struct kvh_arena_stats *stats)
+{
+	uint64_t all = __atomic_load_n(bytes, __ATOMIC_RELAXED);
+
+	if (stats->missing_bytes == 0)
+		return all;
+	return (uint64_t)((double)all * (double)kvh_arena_capacity(stats) /
+			  (double)stats->wanted_bytes);
+}
+
+uint64_t kvh_controller_low(const struct kvh_controller *c, const struct kvh_arena_stats *stats)
+{
+	return mark(&c->opts.low_bytes, stats);
+}
 
 static void evict_run(struct kvh_loop_work *work)
 {
@@ -103,10 +159,11 @@ static void evict_run(struct kvh_loop_work *work)
 							     offsetof(struct kvh_controller,
 								      evict));
 	struct kvh_arena_stats stats;
-	uint64_t low = __atomic_load_n(&c->opts.low_bytes, __ATOMIC_RELAXED), target = low;
+	uint64_t low, target;
 
 	__atomic_store_n(&c->evict_posted, false, __ATOMIC_SEQ_CST);
 	kvh_arena_stats(c->opts.arena, &stats);
+	low = target = kvh_controller_low(c, &stats);
 	if (stats.used_bytes <= low || c->stopping)
 		return;
 	if (stats.used_bytes - target > EVICT_SLICE)
@@ -121,7 +178,7 @@ void kvh_controller_pressure(struct kvh_controller *c)
 	struct kvh_arena_stats stats;
 
 	kvh_arena_stats(c->opts.arena, &stats);
-	if (stats.used_bytes > __atomic_load_n(&c->opts.high_bytes, __ATOMIC_RELAXED) &&
+	if (stats.used_bytes > mark(&c->opts.high_bytes, &stats) &&
 	    !__atomic_exchange_n(&c->evict_posted, true, __ATOMIC_SEQ_CST))
 		kvh_loop_post(c->loop, &c->evict);
 }
@@ -334,6 +391,7 @@ static struct kvh_controller *controller_make(const struct kvh_controller_opts *
 	c->env = opts->env != NULL ? *opts->env : system_env;
 	c->next_retry_ns = UINT64_MAX;
 	c->evict.run = evict_run;
+	c->attach.run = attach_run;
 	c->expire.run = expire_run;
 	c->expire_ns = UINT64_MAX;
 	/* Readers that overlap must not keep the controller's thread waiting. */
@@ -388,13 +446,17 @@ int kvh_controller_open(const struct kvh_controller_opts *opts,
 	if (err != 0)
 		goto err_workers;
 	err = open_adapters(c);
-	if (err == 0)
-		err = kvh_loop_start(c->loop);
 	if (err != 0)
 		goto err_adapters;
+	watch_arena(c);
+	err = kvh_loop_start(c->loop);
+	if (err != 0)
+		goto err_watch;
 	*controller_p = c;
 	return 0;
 
+err_watch:
+	kvh_arena_watch(c->opts.arena, NULL, NULL);
 err_adapters:
 	close_adapters(c);
 	kvh_prefetcher_close(c);
@@ -434,6 +496,7 @@ int kvh_controller_close(struct kvh_controller *c, uint64_t deadline_ns)
 	struct stop_work stop = {{stop_run, NULL}, c};
 	int err = 0, e;
 
+	kvh_arena_watch(c->opts.arena, NULL, NULL);
 	kvh_loop_post(c->loop, &stop.work);
 	kvh_loop_stop(c->loop);
 	/* The loop is gone: this thread is the controller's now. Workers end what

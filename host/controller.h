@@ -54,11 +54,12 @@ struct kvh_controller_opts {
 	uint32_t n_l2;
 	const struct kvh_l2_env *env; /* NULL: the system's calls */
 	uint32_t workers;
-	uint64_t deadline_ns;           /* of an L2 request */
-	uint32_t retries;               /* of a PUT */
-	uint32_t breaker;               /* failures in a row that open an adapter's; 0: none */
-	uint64_t queue_bytes;           /* waiting for one adapter, or out with it */
-	uint64_t high_bytes, low_bytes; /* watermarks; relaxed atomics, they may change */
+	uint64_t deadline_ns; /* of an L2 request */
+	uint32_t retries;     /* of a PUT */
+	uint32_t breaker;     /* failures in a row that open an adapter's; 0: none */
+	uint64_t queue_bytes; /* waiting for one adapter, or out with it */
+	/* Watermarks, as parts of all that L1 was to have; relaxed atomics, they may change */
+	uint64_t high_bytes, low_bytes;
 	enum kvh_read_plan plan;
 	uint64_t read_bytes; /* being read from one adapter at once; one frame always may */
 	/* A read that takes longer is asked of another adapter; 0: as measured, UINT64_MAX:

@@ -86,8 +86,17 @@ struct kvh_controller {
 	struct kvh_loop_work evict; /* any thread posts it, once at a time */
 	bool evict_posted;          /* atomic */
 
+	struct kvh_loop_work attach; /* any thread posts it, once at a time */
+	bool attach_posted;          /* atomic */
+
 	uint32_t wants_uses; /* atomic: of the policy */
 };
+
+/* The lower watermark, of what L1 will have. Any thread. */
+uint64_t kvh_controller_low(const struct kvh_controller *c,
+			    const struct kvh_arena_stats *stats);
+/* Adapters may lack pieces: they are given them soon. Any thread. */
+void kvh_controller_attach(struct kvh_controller *c);
 
 /* store.c */
 int kvh_store_open(struct kvh_controller *c);

@@ -81,6 +81,7 @@ static int open_l1(struct kvh_engine *engine, const struct kvh_engine_opts *o)
 		.bytes = o->l1_bytes,
 		.piece_bytes = o->l1_piece_bytes,
 		.numa_node = o->numa_node,
+		.early = o->l1_pin_wait == 0,
 	};
 	struct kvh_l1_opts l1 = {0};
 	int err;
@@ -125,8 +126,8 @@ static int open_controller(struct kvh_engine *engine, const struct kvh_engine_op
 	};
 
 	kvh_arena_stats(engine->arena, &stats);
-	opts.high_bytes = stats.bytes * o->watermark_high_pct / 100;
-	opts.low_bytes = stats.bytes * o->watermark_low_pct / 100;
+	opts.high_bytes = stats.wanted_bytes * o->watermark_high_pct / 100;
+	opts.low_bytes = stats.wanted_bytes * o->watermark_low_pct / 100;
 	return kvh_controller_open(&opts, &engine->controller);
 }
 
@@ -412,11 +413,35 @@ const char *kvh_version(void)
 
 /* ---- status ----------------------------------------------------------- */
 
+static void status_l1(struct kvh_engine *engine, struct kvh_status *st)
+{
+	struct kvh_arena_stats arena;
+	struct kvh_l1_stats l1;
+
+	kvh_arena_stats(engine->arena, &arena);
+	kvh_l1_stats(engine->l1, &l1);
+	st->l1_bytes = arena.pinned_bytes;
+	st->l1_used_bytes = arena.used_bytes;
+	st->l1_frames = l1.frames;
+	st->l1_leases = l1.leases;
+	st->l1_doomed = l1.doomed;
+	st->evicted_alloc = l1.evicted_alloc;
+	st->evicted_background = l1.evicted_background;
+	st->numa_refused = arena.numa_refused;
+	st->huge_bytes = arena.huge_bytes;
+	st->evicted_quota = l1.evicted_quota;
+	st->leases_expired = l1.leases_expired;
+	st->l1_demoting = l1.demoting;
+	st->l1_wanted_bytes = arena.wanted_bytes;
+	st->l1_missing_bytes = arena.missing_bytes;
+	st->l1_pinning = arena.pinning;
+	st->speculation_hits += l1.guesses_used;
+	st->speculation_wasted += l1.guesses_wasted;
+}
+
 int kvh_status_get(struct kvh_engine *engine, struct kvh_status *st)
 {
 	const struct kvh_metrics *m = &engine->metrics;
-	struct kvh_arena_stats arena;
-	struct kvh_l1_stats l1;
 	int err = kvh_engine_alive(engine);
 
 	if (err != 0)
@@ -424,15 +449,8 @@ int kvh_status_get(struct kvh_engine *engine, struct kvh_status *st)
 	err = kvh_check_size("status", st->size, sizeof(*st));
 	if (err != 0)
 		return err;
-	kvh_arena_stats(engine->arena, &arena);
-	kvh_l1_stats(engine->l1, &l1);
 	*st = (struct kvh_status){
 		.size = st->size,
-		.l1_bytes = arena.bytes,
-		.l1_used_bytes = arena.used_bytes,
-		.l1_frames = l1.frames,
-		.l1_leases = l1.leases,
-		.l1_doomed = l1.doomed,
 		.jobs = kvh_counted(&m->jobs),
 		.store_waiting = kvh_counted(&m->store_waiting),
 		.l2_quarantined = kvh_counted(&m->l2_quarantined),
@@ -450,24 +468,18 @@ int kvh_status_get(struct kvh_engine *engine, struct kvh_status *st)
 		.reads_shared = kvh_counted(&m->reads_shared),
 		.hedges = kvh_counted(&m->hedges),
 		.speculation_begun = kvh_counted(&m->speculation_begun),
-		.speculation_hits = kvh_counted(&m->speculation_hits) + l1.guesses_used,
-		.speculation_wasted = kvh_counted(&m->speculation_wasted) + l1.guesses_wasted,
-		.evicted_alloc = l1.evicted_alloc,
-		.evicted_background = l1.evicted_background,
+		.speculation_hits = kvh_counted(&m->speculation_hits),
+		.speculation_wasted = kvh_counted(&m->speculation_wasted),
 		.erased = kvh_counted(&m->erased),
 		.corrupt = kvh_counted(&m->corrupt),
 		.device_errors = kvh_counted(&m->device_errors),
-		.numa_refused = arena.numa_refused,
 		.n_l2 = kvh_controller_adapters(engine->controller),
-		.huge_bytes = arena.huge_bytes,
 		.policy_wrong = kvh_counted(&m->policy_wrong),
 		.deferred_outgrown = kvh_counted(&m->deferred_outgrown),
 		.deferred_lost = kvh_counted(&m->deferred_lost),
-		.evicted_quota = l1.evicted_quota,
-		.leases_expired = l1.leases_expired,
-		.l1_demoting = l1.demoting,
 		.n_devices = engine->devices.n,
 	};
+	status_l1(engine, st);
 	return 0;
 }
 

@@ -4,7 +4,8 @@
  * thread; asks nobody that might hang, and takes no lock.
  *
  * A thread is ill that has had work for longer than health.bound; a device that is
- * dead; an adapter whose breaker is not closed, or that says so itself.
+ * dead; an adapter whose breaker is not closed, or that says so itself; an L1 of which
+ * not all could be pinned.
  */
 #include "host/adapter.h"
 #include "host/clock.h"
@@ -96,6 +97,17 @@ static void check_devices(struct kvh_engine *engine, struct kvh_health *health, 
 	}
 }
 
+/* More that is still coming is no illness. */
+static void check_arena(struct kvh_engine *engine, struct kvh_health *health)
+{
+	struct kvh_arena_stats arena;
+
+	kvh_arena_stats(engine->arena, &arena);
+	if (arena.error != 0)
+		ill(health, "L1: %" PRIu64 " of %" PRIu64 " bytes could not be pinned: %s",
+		    arena.missing_bytes, arena.wanted_bytes, strerror(-arena.error));
+}
+
 void kvh_health_read(struct kvh_engine *engine, struct kvh_health *health)
 {
 	uint64_t bound_ns = __atomic_load_n(&engine->health_bound_ns, __ATOMIC_RELAXED);
@@ -107,6 +119,7 @@ void kvh_health_read(struct kvh_engine *engine, struct kvh_health *health)
 	check_devices(engine, health, now_ns, bound_ns);
 	check_workers(engine, health, now_ns, bound_ns);
 	check_adapters(engine, health);
+	check_arena(engine, health);
 	health->healthy = health->n_ill == 0;
 }
 

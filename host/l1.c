@@ -157,7 +157,7 @@ int kvh_l1_open(const struct kvh_l1_opts *opts, struct kvh_l1 **l1_p)
 	l1->frame_max = pieces[0].bytes;
 	l1->n_shards = n_shards;
 	l1->pool.unused = KVH_REC_NONE;
-	l1->pool.max = (uint32_t)(stats.bytes / KVH_FRAME_ALIGN) + RECS_SPARE;
+	l1->pool.max = (uint32_t)(stats.wanted_bytes / KVH_FRAME_ALIGN) + RECS_SPARE;
 	rc = parts_open(l1);
 	if (rc != 0) {
 		kvh_err("L1: no memory for its tables");

@@ -227,7 +227,7 @@ int kvh_l1_eviction_set(struct kvh_l1 *l1, const char *name);
 
 /* Also of a space that has nothing yet. What is above a new hard limit is evicted
  * at once, as far as it can go.
- * -EINVAL  above L1's bytes; soft above hard; pinned without hard, or all pinned
+ * -EINVAL  above L1's bytes, as asked for; soft above hard; pinned without hard, or all pinned
  *          together above L1's bytes: the old limits stay
  * -ENOSPC  too many spaces before it */
 int kvh_l1_limits_set(struct kvh_l1 *l1, kvh_space_t space, const struct kvh_l1_limits *limits);

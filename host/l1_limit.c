@@ -31,7 +31,7 @@ int kvh_l1_limits_set(struct kvh_l1 *l1, kvh_space_t space, const struct kvh_l1_
 	int rc;
 
 	kvh_arena_stats(l1->arena, &arena);
-	rc = kvh_spaces_limit(&l1->spaces, space, arena.bytes, limits, &number);
+	rc = kvh_spaces_limit(&l1->spaces, space, arena.wanted_bytes, limits, &number);
 	if (rc != 0)
 		return rc;
 	/* It may have been pinned, or be so no more. */

@@ -36,9 +36,9 @@ int kvh_apply_watermarks(struct kvh_engine *engine, const struct kvh_engine_opts
 	struct kvh_arena_stats stats;
 
 	kvh_arena_stats(engine->arena, &stats);
-	return kvh_controller_set_watermarks(engine->controller,
-					     stats.bytes * opts->watermark_high_pct / 100,
-					     stats.bytes * opts->watermark_low_pct / 100);
+	return kvh_controller_set_watermarks(
+		engine->controller, stats.wanted_bytes * opts->watermark_high_pct / 100,
+		stats.wanted_bytes * opts->watermark_low_pct / 100);
 }
 
 int kvh_apply_eviction(struct kvh_engine *engine, const struct kvh_engine_opts *opts)

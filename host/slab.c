@@ -36,9 +36,14 @@ int kvh_slab_tables_open(struct kvh_arena *arena)
 		return -ENOMEM;
 	}
 	memset(arena->slab_of, 0xFF, n * sizeof(*arena->slab_of));
-	for (uint32_t i = 0; i < map->n_pieces; i++)
-		arena->free_granules[i] = (uint32_t)(map->pieces[i].bytes / KVH_GRANULE_BYTES);
 	return 0;
+}
+
+void kvh_slab_piece_add(struct kvh_arena *arena, uint32_t piece)
+{
+	assert(piece == arena->n_pinned && arena->free_granules[piece] == 0);
+	arena->free_granules[piece] = (uint32_t)(arena->map.pieces[piece].bytes /
+						 KVH_GRANULE_BYTES);
 }
 
 void kvh_slab_tables_close(struct kvh_arena *arena)
@@ -126,44 +131,44 @@ static struct kvh_size_class *class_add(struct kvh_arena *arena)
  * since sizes come from the groups of spaces, not from single chunks. */
 struct kvh_size_class *kvh_class_get(struct kvh_arena *arena, uint32_t pages)
 {
-	struct kvh_size_class *class = NULL;
+	struct kvh_size_class *sizes = NULL;
 
 	for (uint32_t i = 0; i < arena->n_classes; i++) {
 		if (arena->classes[i].pages == pages)
 			return &arena->classes[i];
 		if (arena->classes[i].n_slabs == 0)
-			class = &arena->classes[i]; /* of a size that is gone */
+			sizes = &arena->classes[i]; /* of a size that is gone */
 	}
-	if (class == NULL)
-		class = class_add(arena);
-	if (class == NULL)
+	if (sizes == NULL)
+		sizes = class_add(arena);
+	if (sizes == NULL)
 		return NULL;
-	class->pages = pages;
-	class->granules = choose_granules(pages, slab_granules_max(arena, pages));
-	class->lowest = 0;
-	return class;
+	sizes->pages = pages;
+	sizes->granules = choose_granules(pages, slab_granules_max(arena, pages));
+	sizes->lowest = 0;
+	return sizes;
 }
 
 static struct kvh_size_class *class_of(struct kvh_arena *arena, uint32_t slab)
 {
-	struct kvh_size_class *class = kvh_class_get(arena, arena->slabs[slab].pages);
+	struct kvh_size_class *sizes = kvh_class_get(arena, arena->slabs[slab].pages);
 
-	assert(class != NULL && class->n_slabs > 0);
-	return class;
+	assert(sizes != NULL && sizes->n_slabs > 0);
+	return sizes;
 }
 
-static uint32_t class_next(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t from)
+static uint32_t class_next(struct kvh_arena *arena, struct kvh_size_class *sizes, uint32_t from)
 {
-	uint32_t at = from > class->lowest ? from : class->lowest;
+	uint32_t at = from > sizes->lowest ? from : sizes->lowest;
 
-	if (class->n_partial == 0)
+	if (sizes->n_partial == 0)
 		return KVH_SLAB_NONE;
 	while (at < arena->n_granules) {
-		uint64_t word = class->partial[at / 64] >> (at % 64);
+		uint64_t word = sizes->partial[at / 64] >> (at % 64);
 
 		if (word != 0) {
 			at += (uint32_t)__builtin_ctzll(word);
-			class->lowest = from <= class->lowest ? at : class->lowest;
+			sizes->lowest = from <= sizes->lowest ? at : sizes->lowest;
 			return at;
 		}
 		at = (at / 64 + 1) * 64;
@@ -171,11 +176,11 @@ static uint32_t class_next(struct kvh_arena *arena, struct kvh_size_class *class
 	return KVH_SLAB_NONE;
 }
 
-uint32_t kvh_class_next(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t from,
+uint32_t kvh_class_next(struct kvh_arena *arena, struct kvh_size_class *sizes, uint32_t from,
 			int node)
 {
 	for (;;) {
-		uint32_t at = class_next(arena, class, from);
+		uint32_t at = class_next(arena, sizes, from);
 		uint32_t piece;
 
 		if (at == KVH_SLAB_NONE || node == KVH_NODE_ANY)
@@ -185,24 +190,24 @@ uint32_t kvh_class_next(struct kvh_arena *arena, struct kvh_size_class *class, u
 			return at;
 		do /* not slab by slab over what lies elsewhere */
 			piece++;
-		while (piece < arena->map.n_pieces && !is_on(arena, piece, node));
-		if (piece == arena->map.n_pieces)
+		while (piece < arena->n_pinned && !is_on(arena, piece, node));
+		if (piece == arena->n_pinned)
 			return KVH_SLAB_NONE;
 		from = piece * piece_granules(arena);
 	}
 }
 
-static void set_partial(struct kvh_size_class *class, uint32_t slab, bool partial)
+static void set_partial(struct kvh_size_class *sizes, uint32_t slab, bool partial)
 {
 	uint64_t bit = UINT64_C(1) << (slab % 64);
 
-	assert(((class->partial[slab / 64] & bit) != 0) != partial);
-	class->partial[slab / 64] ^= bit;
+	assert(((sizes->partial[slab / 64] & bit) != 0) != partial);
+	sizes->partial[slab / 64] ^= bit;
 	if (partial) {
-		class->n_partial++;
-		class->lowest = slab < class->lowest ? slab : class->lowest;
+		sizes->n_partial++;
+		sizes->lowest = slab < sizes->lowest ? slab : sizes->lowest;
 	} else {
-		class->n_partial--;
+		sizes->n_partial--;
 	}
 }
 
@@ -238,7 +243,7 @@ static uint32_t arena_run(const struct kvh_arena *arena, uint32_t want, int node
 			  uint32_t *longest_p)
 {
 	*longest_p = 0;
-	for (uint32_t i = 0; i < arena->map.n_pieces; i++) {
+	for (uint32_t i = 0; i < arena->n_pinned; i++) {
 		uint32_t at;
 
 		if (!is_on(arena, i, node) || arena->free_granules[i] <= *longest_p)
@@ -270,14 +275,14 @@ static uint64_t *slab_bits(const struct kvh_arena *arena, uint32_t slab)
 	return arena->bits + (uint64_t)slab * KVH_GRANULE_WORDS;
 }
 
-static void slab_start(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t slab,
+static void slab_start(struct kvh_arena *arena, struct kvh_size_class *sizes, uint32_t slab,
 		       uint32_t granules)
 {
-	uint32_t n = granules * KVH_GRANULE_PAGES / class->pages;
+	uint32_t n = granules * KVH_GRANULE_PAGES / sizes->pages;
 
 	arena->slabs[slab] = (struct kvh_slab){
 		.granules = granules,
-		.pages = class->pages,
+		.pages = sizes->pages,
 		.n_frames = n,
 		.n_free = n,
 	};
@@ -287,14 +292,14 @@ static void slab_start(struct kvh_arena *arena, struct kvh_size_class *class, ui
 	arena->free_granules[piece_of_granule(arena, slab)] -= granules;
 	__atomic_store_n(&arena->slab_granules, arena->slab_granules + granules,
 			 __ATOMIC_RELAXED);
-	class->n_slabs++;
-	set_partial(class, slab, true);
+	sizes->n_slabs++;
+	set_partial(sizes, slab, true);
 }
 
-uint32_t kvh_slab_make(struct kvh_arena *arena, struct kvh_size_class *class, int node)
+uint32_t kvh_slab_make(struct kvh_arena *arena, struct kvh_size_class *sizes, int node)
 {
-	uint32_t least = (class->pages + KVH_GRANULE_PAGES - 1) / KVH_GRANULE_PAGES;
-	uint32_t granules = class->granules;
+	uint32_t least = (sizes->pages + KVH_GRANULE_PAGES - 1) / KVH_GRANULE_PAGES;
+	uint32_t granules = sizes->granules;
 	uint32_t longest, slab;
 
 	slab = arena_run(arena, granules, node, &longest);
@@ -302,26 +307,26 @@ uint32_t kvh_slab_make(struct kvh_arena *arena, struct kvh_size_class *class, in
 		if (longest < least)
 			return KVH_SLAB_NONE;
 		/* Memory is short: rather a slab that wastes more than none. */
-		granules = choose_granules(class->pages, longest);
+		granules = choose_granules(sizes->pages, longest);
 		slab = arena_run(arena, granules, node, &longest);
 		assert(slab != KVH_SLAB_NONE);
 	}
-	slab_start(arena, class, slab, granules);
+	slab_start(arena, sizes, slab, granules);
 	return slab;
 }
 
-static void slab_end(struct kvh_arena *arena, struct kvh_size_class *class, uint32_t slab)
+static void slab_end(struct kvh_arena *arena, struct kvh_size_class *sizes, uint32_t slab)
 {
 	struct kvh_slab *s = &arena->slabs[slab];
 
-	set_partial(class, slab, false);
+	set_partial(sizes, slab, false);
 	set_bits(slab_bits(arena, slab), 0, s->n_frames, false);
 	for (uint32_t i = 0; i < s->granules; i++)
 		arena->slab_of[slab + i] = KVH_SLAB_NONE;
 	arena->free_granules[piece_of_granule(arena, slab)] += s->granules;
 	__atomic_store_n(&arena->slab_granules, arena->slab_granules - s->granules,
 			 __ATOMIC_RELAXED);
-	class->n_slabs--;
+	sizes->n_slabs--;
 	*s = (struct kvh_slab){0};
 }
 
@@ -339,17 +344,17 @@ void kvh_slab_take(struct kvh_arena *arena, uint32_t slab, uint32_t first, uint3
 void kvh_slab_give(struct kvh_arena *arena, uint32_t slab, uint32_t number)
 {
 	struct kvh_slab *s = &arena->slabs[slab];
-	struct kvh_size_class *class;
+	struct kvh_size_class *sizes;
 
 	set_bits(slab_bits(arena, slab), number, 1, true);
 	s->n_free++;
 	if (s->n_free > 1 && s->n_free < s->n_frames)
 		return;
-	class = class_of(arena, slab);
+	sizes = class_of(arena, slab);
 	if (s->n_free == 1)
-		set_partial(class, slab, true);
+		set_partial(sizes, slab, true);
 	if (s->n_free == s->n_frames)
-		slab_end(arena, class, slab);
+		slab_end(arena, sizes, slab);
 }
 
 uint32_t kvh_slab_run(const struct kvh_arena *arena, uint32_t slab, uint32_t n,
@@ -396,26 +401,26 @@ static bool slab_check(const struct kvh_arena *arena, uint32_t slab)
 	       (uint64_t)s->n_frames * s->pages <= (uint64_t)s->granules * KVH_GRANULE_PAGES;
 }
 
-static bool class_check(struct kvh_arena *arena, struct kvh_size_class *class)
+static bool class_check(struct kvh_arena *arena, struct kvh_size_class *sizes)
 {
 	uint32_t partial = 0, slabs = 0;
 
 	for (uint32_t g = 0; g < arena->n_granules; g++) {
 		const struct kvh_slab *s = &arena->slabs[g];
-		bool here = s->granules > 0 && s->pages == class->pages;
-		bool bit = (class->partial[g / 64] >> (g % 64) & 1) != 0;
+		bool here = s->granules > 0 && s->pages == sizes->pages;
+		bool bit = (sizes->partial[g / 64] >> (g % 64) & 1) != 0;
 
-		if (bit != (here && s->n_free > 0) || (bit && g < class->lowest))
+		if (bit != (here && s->n_free > 0) || (bit && g < sizes->lowest))
 			return false;
 		partial += bit;
 		slabs += here;
 	}
-	return partial == class->n_partial && slabs == class->n_slabs;
+	return partial == sizes->n_partial && slabs == sizes->n_slabs;
 }
 
 static const char *arena_fault(struct kvh_arena *arena)
 {
-	uint64_t used = 0, frames = 0, in_slabs = 0, free_granules = 0;
+	uint64_t used = 0, frames = 0, in_slabs = 0, free_granules = 0, pinned = 0;
 
 	for (uint32_t g = 0; g < arena->n_granules; g++) {
 		const struct kvh_slab *s = &arena->slabs[g];
@@ -428,16 +433,21 @@ static const char *arena_fault(struct kvh_arena *arena)
 		used += (uint64_t)(s->n_frames - s->n_free) * s->pages * KVH_PAGE_BYTES;
 		in_slabs += s->granules;
 	}
-	for (uint32_t i = 0; i < arena->map.n_pieces; i++)
+	for (uint32_t i = 0; i < arena->map.n_pieces; i++) {
 		free_granules += arena->free_granules[i];
+		pinned += i < arena->n_pinned ? arena->map.pieces[i].bytes : 0;
+	}
 	for (uint32_t i = 0; i < arena->n_classes; i++)
 		if (!class_check(arena, &arena->classes[i]))
 			return "a size's slabs are not those there are";
 	if (used != arena->used_bytes || frames != arena->frames)
 		return "used_bytes != sum of the frames handed out";
 	if (in_slabs != arena->slab_granules ||
-	    (free_granules + in_slabs) * KVH_GRANULE_BYTES != arena->map.bytes)
-		return "free granules + slabs' granules != granules of all pieces";
+	    (free_granules + in_slabs) * KVH_GRANULE_BYTES != pinned)
+		return "free granules + slabs' granules != granules of all pinned pieces";
+	if (pinned != arena->pinned_bytes || pinned + arena->missing_bytes > arena->map.bytes ||
+	    (arena->pin.ended && pinned + arena->missing_bytes != arena->map.bytes))
+		return "what is pinned and what is missing are not what was wanted";
 	return NULL;
 }
 

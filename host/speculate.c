@@ -225,8 +225,7 @@ static bool has_room(const struct kvh_controller *c, const struct guess *guess)
 
 	kvh_arena_stats(c->opts.arena, &stats);
 	then = stats.used_bytes + kvh_frame_bytes(payload);
-	return then <= stats.bytes &&
-	       then <= __atomic_load_n(&c->opts.low_bytes, __ATOMIC_RELAXED);
+	return then <= stats.pinned_bytes && then <= kvh_controller_low(c, &stats);
 }
 
 /* False: not now. */

@@ -143,11 +143,15 @@ struct kvh_engine_opts {
 	/* While copies are on the way, the GPU's thread looks for so long before it
 	 * sleeps: events come sooner, for a core. 0: it sleeps at once. */
 	uint64_t gpu_spin_ns;
+	uint32_t l1_pin_wait; /* 1: open returns when all of L1 is pinned; 0: when the first
+			       * piece is, and the engine pins the rest behind it */
 };
 KVH_API void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size);
 
-/* Maps, pins and touches L1, opens the adapters (which may scan a disk), and
- * starts the threads.
+/* Maps L1 and pins its first piece, or all of it (l1_pin_wait), opens the adapters
+ * (which may scan a disk), and starts the threads. What is pinned later is used as it
+ * comes; a piece that cannot be pinned then ends pinning: the engine stays as it is,
+ * its health says so, and kvh_status how much is missing.
  * -EINVAL  an option is out of range or of unknown name: see the log
  * -ENODEV  the device asked for is not there (never from "host")
  * -ENOMEM  L1 could not be mapped or pinned: memlock, cgroup or node too small
@@ -774,7 +778,7 @@ KVH_API int kvh_cancel(struct kvh_queue *queue, kvh_job_t job);
 struct kvh_status {
 	size_t size;
 	/* what is now */
-	uint64_t l1_bytes, l1_used_bytes;         /* capacity; frames in use */
+	uint64_t l1_bytes, l1_used_bytes;         /* pinned; frames in use */
 	uint64_t l1_frames, l1_leases, l1_doomed; /* frames READY or FILLING; leases; DOOMED */
 	uint64_t jobs;                            /* outstanding */
 	uint64_t store_waiting;                   /* frames waiting for, or in, an adapter */
@@ -803,6 +807,9 @@ struct kvh_status {
 	uint64_t leases_expired; /* ended by their deadline */
 	uint64_t l1_demoting;    /* now: frames evicted next, that L2 has to have first */
 	uint64_t n_devices;      /* kvh_device_status_get */
+	/* Of L1: what was asked for, rounded; of that, what could not be pinned and never
+	 * will be (kvh_health says why); 1 while more is being pinned. */
+	uint64_t l1_wanted_bytes, l1_missing_bytes, l1_pinning;
 };
 
 /* Of one device. */

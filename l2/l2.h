@@ -6,7 +6,8 @@
  *
  *   1. One thread. The controller makes every call on its own thread, except
  *      open and close (a helper thread, before the first and after the last
- *      other call) and peek (any thread in between).
+ *      other call; attach on open's thread right after it) and peek (any thread
+ *      in between).
  *   2. Nothing blocks but open and close. A close that cannot finish by its
  *      deadline returns -ETIMEDOUT and leaves what the transfers still touch.
  *   3. Exactly once. A request that submit accepted (0) is the adapter's until
@@ -53,7 +54,7 @@
 extern "C" {
 #endif
 
-#define KVH_L2_ABI         2u
+#define KVH_L2_ABI         3u
 #define KVH_L2_NO_REGION   UINT32_MAX
 #define KVH_L2_DEADLINE_NO UINT64_MAX
 
@@ -124,9 +125,10 @@ struct kvh_l2_ops {
 	 * -ETIMEDOUT: transfers still run; self and their buffers stay as they are. */
 	int (*close)(void *self, uint64_t deadline_ns);
 	void (*query)(const void *self, struct kvh_l2_caps *caps);
-	/* Optional: memory whose buffers can be used faster, <= 1 GiB each. Before
-	 * the first submit. A region number, or a negative errno: refused, such
-	 * buffers are used unregistered. */
+	/* Optional: memory whose buffers can be used faster, <= 1 GiB each. After open,
+	 * and, as more is pinned, at any time, while requests are out. It may take
+	 * as long as registering takes. A region number, or a negative errno:
+	 * refused, such buffers are used unregistered. */
 	int (*attach)(void *self, void *base, uint64_t len);
 	/* 0 accepted, -EAGAIN full, -EINVAL violates caps. */
 	int (*submit)(void *self, struct kvh_l2_req *req);

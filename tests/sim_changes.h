@@ -132,8 +132,8 @@ class Changes : protected Faults
 		if (c->opts.deadline_ns != o.l2_deadline_ns ||
 		    c->opts.retries != o.l2_retries || c->opts.queue_bytes != o.l2_queue_bytes)
 			violation("L2's bounds are not those of the options");
-		if (c->opts.high_bytes != arena.bytes * o.watermark_high_pct / 100 ||
-		    c->opts.low_bytes != arena.bytes * o.watermark_low_pct / 100)
+		if (c->opts.high_bytes != arena.wanted_bytes * o.watermark_high_pct / 100 ||
+		    c->opts.low_bytes != arena.wanted_bytes * o.watermark_low_pct / 100)
 			violation("the watermarks are not those of the options");
 		if (strcmp(c->policy.policy->name, o.policy) != 0)
 			violation("the policy is %s, the option %s", c->policy.policy->name,
