@@ -30,7 +30,8 @@ static const struct argp_option option_list[] = {
 	{"l1", OPTION_L1, "SIZE", 0, "l1.bytes: pinned memory, like 512M", 10},
 	{"l2", OPTION_L2, "SPEC", 0,
 	 "l2.adapters: one, like nvme:PATH,size=8G or fs:DIR; may be given several times", 10},
-	{"device", OPTION_DEVICE, "NAME", 0, "device: auto, host, cuda, cuda:N (auto)", 10},
+	{"device", OPTION_DEVICE, "NAME", 0,
+	 "device: auto, host, cuda, cuda:N, several with commas, cuda:* (auto)", 10},
 	{"policy", OPTION_POLICY, "NAME", 0, "store.policy (default)", 10},
 	{NULL, 0, NULL, 0, NULL, 0},
 };

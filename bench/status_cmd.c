@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * status_cmd.c - `kvhoist-bench status`: what it costs to count, and to ask for all
- * that was counted, with many spaces, while other threads look keys up. The main
- * thread asks; as many threads as were wanted look up meanwhile, and for as long
- * without being disturbed, so that what asking costs them is a ratio of one run.
+ * status_cmd.c - `kvhoist-bench status`: an engine's devices, what it costs to count,
+ * and to ask for all that was counted, with many spaces, while other threads look keys up. The
+ * main thread asks; as many threads as were wanted look up meanwhile, and for as long without
+ * being disturbed, so that what asking costs them is a ratio of one run.
  */
 #include "bench/bench.h"
 #include "bench/engine_args.h"
@@ -79,7 +79,8 @@ static const struct argp parser = {
 	.options = option_list,
 	.parser = take,
 	.children = children,
-	.doc = "Measures what counting costs, and a snapshot of all counters. Without a "
+	.doc = "Lists the engine's devices, and measures what counting costs, and a snapshot "
+	       "of all counters. Without a "
 	       "l1.bytes, L1 has 64M.",
 };
 
@@ -236,12 +237,47 @@ static int measure(const struct options *o, struct kvh_engine *engine, struct re
 	return err;
 }
 
-static int print(const struct options *o, const struct result *r)
+static void print_device(const struct kvh_device_status *d)
+{
+	char node[16] = "not known";
+
+	if (d->numa_node >= 0)
+		(void)snprintf(node, sizeof(node), "%" PRId32, d->numa_node);
+	printf("device          %s: %s, NUMA node %s, %" PRIu64 " bytes stored, %" PRIu64
+	       " loaded, %" PRIu64 " errors%s\n",
+	       d->label, d->name, node, d->stored_bytes, d->loaded_bytes, d->errors,
+	       d->dead != 0 ? ", dead" : "");
+}
+
+/* NULL: no memory. */
+static json_t *json_devices(const struct kvh_snapshot *s)
+{
+	json_t *list = json_array();
+
+	for (uint64_t i = 0; i < s->n_devices && list != NULL; i++) {
+		const struct kvh_device_status *d = &s->devices[i];
+		json_t *row = json_pack(
+			"{s:s, s:s, s:I, s:b, s:I, s:I, s:I}", "device", d->label, "name",
+			d->name, "numa_node", (json_int_t)d->numa_node, "dead", d->dead != 0,
+			"stored_bytes", (json_int_t)d->stored_bytes, "loaded_bytes",
+			(json_int_t)d->loaded_bytes, "errors", (json_int_t)d->errors);
+
+		if (row == NULL || json_array_append_new(list, row) != 0) {
+			json_decref(list);
+			list = NULL;
+		}
+	}
+	return list;
+}
+
+static int print(const struct options *o, const struct kvh_snapshot *s, const struct result *r)
 {
 	json_t *json;
 	int err;
 
 	if (!o->json) {
+		for (uint64_t i = 0; i < s->n_devices; i++)
+			print_device(&s->devices[i]);
 		printf("spaces          %" PRIu32 "\n"
 		       "count           %.1f ns\n"
 		       "latency count   %.1f ns\n"
@@ -255,15 +291,29 @@ static int print(const struct options *o, const struct result *r)
 		       o->threads);
 		return 0;
 	}
-	json = json_pack("{s:I, s:f, s:f, s:I, s:I, s:I, s:f, s:f}", "spaces",
-			 (json_int_t)o->spaces, "count_ns", r->count_ns, "latency_count_ns",
-			 r->latency_ns, "snapshot_p50_ns", (json_int_t)r->snapshot.p50_ns,
-			 "snapshot_p99_ns", (json_int_t)r->snapshot.p99_ns, "snapshot_max_ns",
+	json = json_pack("{s:o, s:I, s:f, s:f, s:I, s:I, s:I, s:f, s:f}", "devices",
+			 json_devices(s), "spaces", (json_int_t)o->spaces, "count_ns",
+			 r->count_ns, "latency_count_ns", r->latency_ns, "snapshot_p50_ns",
+			 (json_int_t)r->snapshot.p50_ns, "snapshot_p99_ns",
+			 (json_int_t)r->snapshot.p99_ns, "snapshot_max_ns",
 			 (json_int_t)r->snapshot.max_ns, "lookups_per_s_beside",
 			 r->lookups_beside, "lookups_per_s_alone", r->lookups_alone);
 	err = json == NULL ? -ENOMEM : json_dumpf(json, stdout, JSON_INDENT(2));
 	putchar('\n');
 	json_decref(json);
+	return err;
+}
+
+static int report(const struct options *o, struct kvh_engine *engine,
+		  const struct result *result)
+{
+	struct kvh_snapshot *snapshot;
+	int err = kvh_snapshot_take(engine, &snapshot);
+
+	if (err != 0)
+		return err;
+	err = print(o, snapshot, result);
+	kvh_snapshot_free(snapshot);
 	return err;
 }
 
@@ -285,7 +335,7 @@ int kvh_bench_status(int argc, char **argv)
 	if (err != 0)
 		return err == -EINVAL || err == -EEXIST ? KVH_BENCH_USAGE : KVH_BENCH_FAILED;
 	err = measure(&o, engine, &result);
-	err = err != 0 ? err : print(&o, &result);
+	err = err != 0 ? err : report(&o, engine, &result);
 	if (err != 0)
 		kvh_bench_complain("%s", strerror(-err));
 	(void)kvh_engine_close(engine, 0);
