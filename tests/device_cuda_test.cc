@@ -1,303 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * device_cuda_test.cc - the seam on CUDA over a runtime that is not there: its
- * functions are defined here, and the seam's files compiled against them. They do
- * next to nothing, but fail when told to, keep a last error as the runtime does,
- * and insist on a context and on relaxed capture mode. So this shows how the seam
- * treats errors, on any machine; what CUDA does with its calls it can't show.
+ * device_cuda_test.cc - how the seam on CUDA treats errors and contexts, over the
+ * runtime of cuda_fake.h: on any machine.
  */
-#include "cuda/device_cuda.cu"
-#include "cuda/device_cuda_error.cu"
-#include "cuda/device_cuda_open.cu"
+#include "tests/cuda_fake.h"
 
-#include <cstring>
-#include <functional>
-#include <gtest/gtest.h>
 #include <set>
-#include <string>
-
-namespace fake
-{
-
-struct State {
-	int calls = 0, fail_at = -1;
-	cudaError_t error = cudaSuccess;
-	std::string failed;             /* the call that did */
-	cudaError_t last = cudaSuccess; /* of the thread; there is one */
-	int depth = 0, retained = 0;    /* contexts pushed, kept */
-	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
-	bool dead = false, touched = false; /* set by the test; called since */
-	cudaError_t query = cudaSuccess, capture = cudaSuccess, batch = cudaSuccess;
-	int batches = 0, copies = 0;
-	cudaMemoryType memory_type = cudaMemoryTypeDevice; /* of any pointer */
-	int memory_device = 0;
-};
-State state;
-
-cudaError_t result(cudaError_t error)
-{
-	if (error != cudaSuccess)
-		state.last = error;
-	return error;
-}
-
-/* Of every function: does it fail this time? */
-cudaError_t call(const char *name, bool in_context = true)
-{
-	state.touched |= state.dead;
-	if (in_context) {
-		EXPECT_EQ(state.depth, 1) << name;
-		EXPECT_EQ(state.mode, CU_STREAM_CAPTURE_MODE_RELAXED) << name;
-	}
-	if (state.calls++ != state.fail_at)
-		return cudaSuccess;
-	state.failed = name;
-	return result(state.error);
-}
-
-template <typename Handle>
-cudaError_t make(const char *name, Handle *handle)
-{
-	static int thing;
-	cudaError_t error = call(name);
-
-	if (error == cudaSuccess)
-		*handle = reinterpret_cast<Handle>(&thing);
-	return error;
-}
-
-CUresult device_get(CUdevice *device, int ordinal)
-{
-	*device = ordinal;
-	return CUDA_SUCCESS;
-}
-
-CUresult ctx_retain(CUcontext *ctx, CUdevice)
-{
-	*ctx = nullptr;
-	state.retained++;
-	return CUDA_SUCCESS;
-}
-
-CUresult ctx_release(CUdevice)
-{
-	state.touched |= state.dead;
-	state.retained--;
-	return CUDA_SUCCESS;
-}
-
-CUresult ctx_push(CUcontext)
-{
-	state.touched |= state.dead;
-	state.depth++;
-	return CUDA_SUCCESS;
-}
-
-CUresult ctx_pop(CUcontext *)
-{
-	state.depth--;
-	return CUDA_SUCCESS;
-}
-
-CUresult mode_swap(CUstreamCaptureMode *mode)
-{
-	std::swap(*mode, state.mode);
-	return CUDA_SUCCESS;
-}
-
-const struct {
-	const char *name;
-	void *fn;
-} driver[] = {
-	{"cuDeviceGet", reinterpret_cast<void *>(device_get)},
-	{"cuDevicePrimaryCtxRetain", reinterpret_cast<void *>(ctx_retain)},
-	{"cuDevicePrimaryCtxRelease", reinterpret_cast<void *>(ctx_release)},
-	{"cuCtxPushCurrent", reinterpret_cast<void *>(ctx_push)},
-	{"cuCtxPopCurrent", reinterpret_cast<void *>(ctx_pop)},
-	{"cuThreadExchangeStreamCaptureMode", reinterpret_cast<void *>(mode_swap)},
-};
-
-} // namespace fake
-
-/* ---- the runtime ------------------------------------------------------ */
-
-extern "C" {
-
-cudaError_t cudaGetLastError(void)
-{
-	return std::exchange(fake::state.last, cudaSuccess);
-}
-const char *cudaGetErrorName(cudaError_t)
-{
-	return "cudaErrorOfAKind";
-}
-cudaError_t cudaGetDeviceCount(int *n)
-{
-	*n = 2;
-	return fake::call("cudaGetDeviceCount", false);
-}
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int)
-{
-	memset(prop, 0, sizeof(*prop));
-	strcpy(prop->name, "GPU of the test");
-	prop->major = 9;
-	return fake::call("cudaGetDeviceProperties", false);
-}
-cudaError_t cudaDriverGetVersion(int *version)
-{
-	*version = 13000;
-	return fake::call("cudaDriverGetVersion", false);
-}
-cudaError_t cudaDeviceGetPCIBusId(char *id, int, int)
-{
-	*id = '\0';
-	return fake::call("cudaDeviceGetPCIBusId", false);
-}
-cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **fn, unsigned int,
-					     unsigned long long,
-					     cudaDriverEntryPointQueryResult *found)
-{
-	*found = cudaDriverEntryPointSymbolNotFound;
-	for (const auto &f : fake::driver) {
-		if (strcmp(f.name, symbol) == 0) {
-			*fn = f.fn;
-			*found = cudaDriverEntryPointSuccess;
-		}
-	}
-	return fake::call("cudaGetDriverEntryPointByVersion", false);
-}
-cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
-{
-	*least = 0;
-	*greatest = -5;
-	return fake::call("cudaDeviceGetStreamPriorityRange");
-}
-cudaError_t cudaMalloc(void **mem, size_t)
-{
-	return fake::make("cudaMalloc", mem);
-}
-cudaError_t cudaFree(void *)
-{
-	return fake::call("cudaFree");
-}
-cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *attrs, const void *)
-{
-	*attrs = {};
-	attrs->type = fake::state.memory_type;
-	attrs->device = fake::state.memory_device;
-	return fake::call("cudaPointerGetAttributes");
-}
-cudaError_t cudaHostAlloc(void **mem, size_t, unsigned int)
-{
-	return fake::make("cudaHostAlloc", mem);
-}
-cudaError_t cudaFreeHost(void *)
-{
-	return fake::call("cudaFreeHost");
-}
-cudaError_t cudaHostRegister(void *, size_t, unsigned int)
-{
-	return fake::call("cudaHostRegister");
-}
-cudaError_t cudaHostUnregister(void *)
-{
-	return fake::call("cudaHostUnregister");
-}
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned int flags, int)
-{
-	EXPECT_EQ(flags, unsigned{cudaStreamNonBlocking});
-	return fake::make("cudaStreamCreateWithPriority", stream);
-}
-cudaError_t cudaStreamDestroy(cudaStream_t)
-{
-	return fake::call("cudaStreamDestroy");
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t)
-{
-	return fake::call("cudaStreamSynchronize");
-}
-cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus *status)
-{
-	*status = cudaStreamCaptureStatusNone;
-	cudaError_t error = fake::call("cudaStreamIsCapturing");
-
-	return error != cudaSuccess ? error : fake::result(fake::state.capture);
-}
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int)
-{
-	return fake::make("cudaEventCreateWithFlags", event);
-}
-cudaError_t cudaEventDestroy(cudaEvent_t)
-{
-	return fake::call("cudaEventDestroy");
-}
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t)
-{
-	return fake::call("cudaEventRecord");
-}
-cudaError_t cudaEventQuery(cudaEvent_t)
-{
-	cudaError_t error = fake::call("cudaEventQuery");
-
-	return error != cudaSuccess ? error : fake::result(fake::state.query);
-}
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned int)
-{
-	return fake::call("cudaStreamWaitEvent");
-}
-cudaError_t cudaMemcpyAsync(void *, const void *, size_t, cudaMemcpyKind, cudaStream_t)
-{
-	fake::state.copies++;
-	return fake::call("cudaMemcpyAsync");
-}
-cudaError_t cudaMemcpy2DAsync(void *, size_t, const void *, size_t, size_t, size_t,
-			      cudaMemcpyKind, cudaStream_t)
-{
-	return fake::call("cudaMemcpy2DAsync");
-}
-#if CUDART_VERSION >= 13000
-cudaError_t cudaMemcpyBatchAsync(void *const *, const void *const *, const size_t *, size_t,
-				 cudaMemcpyAttributes *, size_t *, size_t, cudaStream_t stream)
-#else
-cudaError_t cudaMemcpyBatchAsync(void **, void **, size_t *, size_t, cudaMemcpyAttributes *,
-				 size_t *, size_t, size_t *, cudaStream_t stream)
-#endif
-{
-	EXPECT_NE(stream, nullptr) << "the legacy stream takes no batches";
-	fake::state.batches++;
-	cudaError_t error = fake::call("cudaMemcpyBatchAsync");
-
-	return error != cudaSuccess ? error : fake::result(fake::state.batch);
-}
-cudaError_t cudaLaunchHostFunc(cudaStream_t, cudaHostFn_t, void *)
-{
-	return fake::call("cudaLaunchHostFunc");
-}
-
-/* pack.cu's: it needs a compiler for kernels. Errors were taken already. */
-static int pack_call(const char *name)
-{
-	cudaError_t error = fake::call(name);
-
-	(void)cudaGetLastError();
-	return error == cudaSuccess ? 0 : -EIO;
-}
-int kvh_pack_load_cuda(void)
-{
-	return pack_call("load");
-}
-int kvh_gather_cuda(const struct kvh_pack *, struct CUstream_st *)
-{
-	return pack_call("gather");
-}
-int kvh_scatter_cuda(const struct kvh_pack *, struct CUstream_st *)
-{
-	return pack_call("scatter");
-}
-
-} // extern "C"
-
-/* ---- tests ------------------------------------------------------------ */
 
 namespace
 {
@@ -307,9 +15,10 @@ class DeviceCuda : public testing::Test
       protected:
 	void SetUp() override
 	{
-		fake::state = {};
+		fake::reset();
 		lines = 0;
 		first = 0;
+		dev = nullptr;
 		kvh_log_set(count, this, KVH_LOG_WARN);
 	}
 	void TearDown() override
@@ -325,11 +34,10 @@ class DeviceCuda : public testing::Test
 	{
 		if (rc < 0 && first == 0)
 			first = rc;
-		EXPECT_EQ(fake::state.last, cudaSuccess) << fake::state.failed;
-		EXPECT_EQ(fake::state.depth, 0) << fake::state.failed;
-		EXPECT_EQ(fake::state.mode, CU_STREAM_CAPTURE_MODE_GLOBAL)
-			<< fake::state.failed;
-		fake::state.dead = dev != nullptr && dev->ops->dead(dev);
+		EXPECT_EQ(fake::last, cudaSuccess) << fake::state.failed;
+		EXPECT_EQ(fake::contexts.size(), 0u) << fake::state.failed;
+		EXPECT_EQ(fake::mode, CU_STREAM_CAPTURE_MODE_GLOBAL) << fake::state.failed;
+		fake::state.gpus[1].mourned = dev != nullptr && dev->ops->dead(dev);
 		return rc;
 	}
 	void all_but_open();
@@ -339,9 +47,10 @@ class DeviceCuda : public testing::Test
 		dev = nullptr;
 		if (did(kvh_device_cuda_open(1, &dev)) == 0)
 			all_but_open();
-		EXPECT_EQ(fake::state.retained, fake::state.dead && dev ? 1 : 0)
-			<< fake::state.failed;
-		EXPECT_FALSE(fake::state.touched) << "when dead, after " << fake::state.failed;
+		const fake::Gpu &gpu = fake::state.gpus[1];
+		EXPECT_EQ(gpu.retained, gpu.mourned ? 1 : 0) << fake::state.failed;
+		EXPECT_FALSE(gpu.touched) << "when dead, after " << fake::state.failed;
+		EXPECT_EQ(fake::state.gpus[0].kept, 0) << "nobody asked for it";
 	}
 
 	kvh_device *dev = nullptr;
@@ -442,6 +151,41 @@ TEST_F(DeviceCuda, EveryCallMayFail)
 	EXPECT_EQ(failed.size(), 29u) << "all that CUDA is called for";
 }
 
+/* Memory that cannot be corrected, a GPU that is lost or was reset, a kernel that went
+ * wrong: whatever the runtime calls it and wherever it comes up, the device is dead from
+ * then on, and CUDA is not called for it any more (as all() insists). */
+TEST_F(DeviceCuda, EveryContextErrorAtEveryCallIsTheEnd)
+{
+	std::set<cudaError_t> errors = {cudaErrorDeviceUninitialized,
+					static_cast<cudaError_t>(12345)};
+
+	for (const error_row &row : error_table)
+		if (row.sticky)
+			errors.insert(row.error);
+	EXPECT_EQ(errors.size(), 20u);
+	all();
+	const int n = fake::state.calls;
+	EXPECT_GE(n, 40);
+	for (const cudaError_t error : errors) {
+		for (int i = 0; i < n && !HasFailure(); i++) {
+			SetUp();
+			fake::state.fail_at = i;
+			fake::state.error = error;
+			all();
+			const bool opened = fake::state.gpus[1].mourned;
+			const std::string &name = fake::state.failed;
+
+			SCOPED_TRACE(name + ", error " + std::to_string(error));
+			EXPECT_EQ(dev != nullptr, opened) << "open, and dead";
+			if (name != "cudaFree" && name != "cudaFreeHost" &&
+			    name != "cudaEventDestroy" && name != "cudaStreamDestroy") {
+				EXPECT_EQ(first, -EIO);
+			}
+			EXPECT_GE(lines, 1);
+		}
+	}
+}
+
 /* Errors that say something, and are none: they must not stay behind either, or the
  * runtime takes them for its own at its next look. */
 TEST_F(DeviceCuda, ExpectedErrorsLeaveNothing)
@@ -467,29 +211,110 @@ TEST_F(DeviceCuda, ExpectedErrorsLeaveNothing)
 	}
 	EXPECT_EQ(fake::state.batches, 1) << "asked once";
 	EXPECT_EQ(lines, 0);
+	/* These are said of the caller, who is to know. */
+	EXPECT_EQ(did(dev->ops->host_unregister(dev, mem)), -ENOENT);
+	EXPECT_EQ(did(dev->ops->host_register(dev, mem, sizeof(mem))), 0);
+	EXPECT_EQ(did(dev->ops->host_register(dev, mem, sizeof(mem))), -EEXIST);
+	EXPECT_EQ(did(dev->ops->host_unregister(dev, mem)), 0);
+	EXPECT_EQ(lines, 2);
+	EXPECT_FALSE(dev->ops->dead(dev));
 	dev->ops->close(dev);
 }
 
-/* Whose memory is it? Managed memory has a device, too; what is pinned or unknown has
- * none, whatever number stands beside it. */
+/* Whose memory is it? What is pinned or unknown is no GPU's, whatever number CUDA puts
+ * beside it. */
 TEST_F(DeviceCuda, OwnsTheMemoryOfItsNumber)
 {
-	ASSERT_EQ(kvh_device_cuda_open(1, &dev), 0);
-	for (cudaMemoryType type : {cudaMemoryTypeDevice, cudaMemoryTypeManaged,
-				    cudaMemoryTypeHost, cudaMemoryTypeUnregistered}) {
-		const bool has = type == cudaMemoryTypeDevice || type == cudaMemoryTypeManaged;
+	kvh_device *devs[2];
+	void *mem[2], *pinned;
 
-		fake::state.memory_type = type;
-		for (int device = 0; device < 2; device++) {
-			fake::state.memory_device = device;
-			EXPECT_EQ(did(dev->ops->owns(dev, nullptr)),
-				  has && device == 1 ? KVH_OWNS_YES : KVH_OWNS_NO)
-				<< type << " on " << device;
-		}
+	ASSERT_EQ(kvh_device_open_list("cuda:0,cuda:1", devs, 2), 2);
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(devs[i]->ops->mem_alloc(devs[i], 64, &mem[i]), 0);
+	ASSERT_EQ(devs[0]->ops->host_alloc(devs[0], 64, &pinned), 0);
+	for (int i = 0; i < 2; i++) {
+		for (int j = 0; j < 2; j++)
+			EXPECT_EQ(did(devs[i]->ops->owns(devs[i], mem[j])),
+				  i == j ? KVH_OWNS_YES : KVH_OWNS_NO);
+		EXPECT_EQ(did(devs[i]->ops->owns(devs[i], pinned)), KVH_OWNS_NO);
+		EXPECT_EQ(did(devs[i]->ops->owns(devs[i], this)), KVH_OWNS_NO);
 	}
 	EXPECT_EQ(lines, 0);
-	dev->ops->close(dev);
+	devs[0]->ops->host_free(devs[0], pinned);
+	for (int i = 0; i < 2; i++) {
+		devs[i]->ops->mem_free(devs[i], mem[i]);
+		devs[i]->ops->close(devs[i]);
+	}
 }
+
+/* ---- contexts --------------------------------------------------------- */
+
+/* The runtime and every engine share a GPU's primary context; it goes with the last. */
+TEST_F(DeviceCuda, TwoThatAreOpenedOnOneGpuShareItsContext)
+{
+	kvh_device *one, *two;
+	void *mem;
+
+	ASSERT_EQ(kvh_device_cuda_open(1, &one), 0);
+	ASSERT_EQ(kvh_device_cuda_open(1, &two), 0);
+	EXPECT_EQ(fake::state.gpus[1].retained, 2);
+	one->ops->close(one);
+	EXPECT_EQ(fake::state.gpus[1].retained, 1);
+	ASSERT_EQ(two->ops->mem_alloc(two, 64, &mem), 0) << "it goes on in the context";
+	two->ops->mem_free(two, mem);
+	two->ops->close(two);
+	EXPECT_EQ(fake::state.gpus[1].retained, 0);
+	EXPECT_EQ(fake::state.gpus[0].calls, 0);
+}
+
+TEST_F(DeviceCuda, AskingWhatIsThereMakesNoContext)
+{
+	kvh_device *devs[2];
+
+	EXPECT_EQ(kvh_device_cuda_count(), fake::GPUS);
+	EXPECT_NE(std::string(kvh_device_cuda_describe()).find("GPU 0 of the test (1 of 2)"),
+		  std::string::npos);
+	/* cuda_fake.h would have complained of a call that needs one. */
+	EXPECT_EQ(kvh_device_open("cuda:2", devs), -ENODEV);
+	EXPECT_EQ(kvh_device_open_list("cuda:1,cuda:2", devs, 2), -ENODEV);
+	for (const fake::Gpu &gpu : fake::state.gpus)
+		EXPECT_EQ(gpu.retained, 0);
+	ASSERT_EQ(kvh_device_open_list("cuda:1", devs, 2), 1);
+	EXPECT_EQ(fake::state.gpus[0].retained, 0);
+	EXPECT_EQ(fake::state.gpus[1].retained, 1);
+	devs[0]->ops->close(devs[0]);
+}
+
+TEST_F(DeviceCuda, AllMeansThoseThatCanBeUsed)
+{
+	kvh_device *devs[2] = {};
+	kvh_device_info info;
+
+	ASSERT_EQ(kvh_device_open_list("cuda:*", devs, 2), 2);
+	for (int i = 0; i < 2; i++) {
+		devs[i]->ops->info(devs[i], &info);
+		EXPECT_EQ(std::string(info.label), "cuda:" + std::to_string(i));
+		devs[i]->ops->close(devs[i]);
+	}
+	fake::state.gpus[0].major = 7; /* too old */
+	ASSERT_EQ(kvh_device_open_list("cuda:*", devs, 2), 1);
+	devs[0]->ops->info(devs[0], &info);
+	EXPECT_STREQ(info.label, "cuda:1");
+	EXPECT_EQ(fake::state.gpus[0].retained, 0);
+	devs[0]->ops->close(devs[0]);
+	fake::state.gpus[1].major = 7;
+	EXPECT_EQ(kvh_device_open_list("cuda:*", devs, 2), -ENODEV);
+	/* One that is new enough and fails is an error, and closes the others. */
+	fake::reset();
+	fake::state.fail_on = 1;
+	fake::state.fail_at = 2;
+	fake::state.error = cudaErrorMemoryAllocation;
+	EXPECT_EQ(kvh_device_open_list("cuda:*", devs, 2), -ENOMEM) << fake::state.failed;
+	for (const fake::Gpu &gpu : fake::state.gpus)
+		EXPECT_EQ(gpu.retained, 0);
+}
+
+/* ---- others' errors --------------------------------------------------- */
 
 /* What the caller has not looked at yet is the caller's. */
 TEST_F(DeviceCuda, ErrorsOfOthersStay)
@@ -497,7 +322,7 @@ TEST_F(DeviceCuda, ErrorsOfOthersStay)
 	kvh_event_mark event;
 
 	ASSERT_EQ(kvh_device_cuda_open(0, &dev), 0);
-	fake::state.last = cudaErrorInvalidValue;
+	fake::last = cudaErrorInvalidValue;
 	EXPECT_EQ(dev->ops->event_create(dev, &event), 0);
 	EXPECT_EQ(dev->ops->event_query(dev, event), 1);
 	EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidValue);

@@ -139,6 +139,10 @@ class Engine
 	{
 		EXPECT_EQ(0, open_engine(opts, &engine_));
 	}
+	/* Takes it over. */
+	explicit Engine(kvh_engine *engine) : engine_(engine)
+	{
+	}
 	~Engine()
 	{
 		EXPECT_EQ(0, kvh_engine_close(engine_, 0));
@@ -334,6 +338,13 @@ class Pool
 		std::iota(order_.begin(), order_.end(), 0);
 		std::shuffle(order_.begin(), order_.end(), layouts::Rng(seed));
 		EXPECT_EQ(0, add(engine.get()));
+	}
+	/* Not registered: add does that. */
+	Pool(const Layout &layout, kvh_space_t space, int device)
+	    : layout(layout), space(space), rank(0), device(device),
+	      memory(layout.allocs, 0, 1), order_(layout.groups[0].n_pages)
+	{
+		std::iota(order_.begin(), order_.end(), 0);
 	}
 	kvh_key key(uint32_t group, const kvh_hash &hash) const
 	{
