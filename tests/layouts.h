@@ -37,6 +37,14 @@ inline uint64_t property_cases(uint64_t usual)
 	return s != nullptr ? strtoull(s, nullptr, 10) : usual;
 }
 
+/* The first case's seed: a long run can be made in parts. */
+inline uint64_t property_first()
+{
+	const char *s = getenv("KVH_PROPERTY_FIRST");
+
+	return s != nullptr ? strtoull(s, nullptr, 10) : 0;
+}
+
 struct Group {
 	kvh_group_desc fields{};
 	std::vector<kvh_plane_shape> shapes;
