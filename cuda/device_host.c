@@ -247,7 +247,6 @@ static int host_copy_2d(struct kvh_device *base, enum kvh_copy_kind kind, void *
 {
 	struct host_op *op;
 
-	(void)kind; /* one memory */
 	if (height > 1 && (dst_pitch < width || src_pitch < width)) {
 		kvh_err("host device: 2-D copy of width %llu with pitches %llu and %llu",
 			(unsigned long long)width, (unsigned long long)dst_pitch,
@@ -262,6 +261,7 @@ static int host_copy_2d(struct kvh_device *base, enum kvh_copy_kind kind, void *
 		op->u.copy.src_pitch = src_pitch;
 		op->u.copy.width = width;
 		op->u.copy.height = width == 0 ? 0 : height;
+		op->u.copy.kind = kind;
 	}
 	return post(base, stream, op);
 }
@@ -273,7 +273,6 @@ static int host_copy_batch(struct kvh_device *base, enum kvh_copy_kind kind,
 {
 	struct host_op *chain = NULL;
 
-	(void)kind;
 	if (n == 0)
 		return 0;
 	for (size_t i = n; i-- > 0;) {
@@ -287,6 +286,7 @@ static int host_copy_batch(struct kvh_device *base, enum kvh_copy_kind kind,
 		op->u.copy.src = copies[i].src;
 		op->u.copy.width = copies[i].bytes;
 		op->u.copy.height = copies[i].bytes == 0 ? 0 : 1;
+		op->u.copy.kind = kind;
 		op->next = chain;
 		chain = op;
 	}

@@ -60,6 +60,8 @@ int kvh_host_rule_next(const struct kvh_host_rule *rule);
 void kvh_host_release(struct kvh_device *dev);
 /* How often a call was counted since open. */
 uint64_t kvh_host_count(struct kvh_device *dev, enum kvh_host_call call);
+/* How many bytes copies of the kind have moved since open: what crossed the link. */
+uint64_t kvh_host_copied(struct kvh_device *dev, enum kvh_copy_kind kind);
 /* How many streams, and callers, stand held right now. */
 uint32_t kvh_host_held(struct kvh_device *dev);
 /* Waits until at least n do. Not in the stepped form: nothing gets there. */

@@ -54,6 +54,7 @@ struct host_op {
 			unsigned char *dst;
 			const unsigned char *src;
 			uint64_t dst_pitch, src_pitch, width, height;
+			enum kvh_copy_kind kind;
 		} copy;
 	} u;
 };
@@ -123,6 +124,7 @@ struct host_device {
 	bool null_capturing;
 	struct host_rule rules[HOST_RULES_MAX];
 	uint64_t counts[KVH_HOST_NCALLS];
+	uint64_t copied[KVH_COPY_D2D + 1]; /* bytes, by kind */
 	uint64_t releases;
 	uint32_t held_callers;
 };

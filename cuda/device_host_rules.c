@@ -186,6 +186,18 @@ uint64_t kvh_host_count(struct kvh_device *base, enum kvh_host_call call)
 	return n;
 }
 
+uint64_t kvh_host_copied(struct kvh_device *base, enum kvh_copy_kind kind)
+{
+	struct host_device *dev = host_of(base);
+	uint64_t bytes;
+
+	assert((unsigned)kind <= KVH_COPY_D2D);
+	pthread_mutex_lock(&dev->lock);
+	bytes = dev->copied[kind];
+	pthread_mutex_unlock(&dev->lock);
+	return bytes;
+}
+
 static uint32_t count_held(const struct host_device *dev)
 {
 	uint32_t n = dev->held_callers;

@@ -124,6 +124,8 @@ static int op_run(struct host_device *dev, struct host_op *op)
 		device_fail(dev, op, -err);
 	else if (op->call == KVH_HOST_RECORD)
 		op->mark->reached = true;
+	else if (op->call == KVH_HOST_COPY && !op->verdict.lie)
+		dev->copied[op->u.copy.kind] += op->u.copy.width * op->u.copy.height;
 	/* The last to end is what makes a dying device a dead one, too. */
 	if (op->call == KVH_HOST_RECORD || dev->failed)
 		kvh_host_streams_wake(dev);
