@@ -147,6 +147,64 @@ TEST_P(Batch, NothingIsNoCopy)
 	EXPECT_EQ(dev.copies + dev.batches + dev.rows_copies, 0);
 }
 
+/* A call of their own is for rows that are worth it. */
+TEST_P(Batch, FewRowsGoWithTheOtherCopies)
+{
+	for (size_t i = 0; i < KVH_MOVER_ROWS_MIN - 1; i++)
+		ASSERT_EQ(add(i * 3000, i * 2000, 1000), 0);
+	ASSERT_EQ(add(500000, 400000, 77), 0);
+	ASSERT_EQ(kvh_batch_flush(&dev.base, batch.get()), 0);
+	EXPECT_EQ(dev.rows_copies, 0);
+	EXPECT_EQ(dev.batches, 1);
+	EXPECT_EQ(dev.batched, int(KVH_MOVER_ROWS_MIN));
+	expect_moved();
+}
+
+/* So many of them that they are more copies than pieces. */
+TEST_P(Batch, PairsOfRowsAreAsManyBatchesAsTheyNeed)
+{
+	for (size_t i = 0; i < KVH_MOVER_BATCH; i++) {
+		ASSERT_EQ(add(i * 600, i * 400, 10), 0);
+		ASSERT_EQ(add(i * 600 + 100, i * 400 + 50, 10), 0);
+		kvh_batch_seal(batch.get());
+	}
+	ASSERT_EQ(kvh_batch_flush(&dev.base, batch.get()), 0);
+	EXPECT_EQ(dev.batches, 2);
+	EXPECT_EQ(dev.batched, int(2 * KVH_MOVER_BATCH));
+	expect_moved();
+}
+
+TEST_P(Batch, RowsGivenAtOnceAreOneCopy)
+{
+	struct kvh_batch_piece piece = {payload(100), stage(7), 50, 9, 200, 60};
+	auto &to = GetParam() == KVH_COPY_D2H ? payload_was : stage_was;
+	const auto &from = GetParam() == KVH_COPY_D2H ? stage_was : payload_was;
+
+	for (size_t i = 0; i < piece.rows; i++) {
+		const size_t there = 100 + i * 200, here = 7 + i * 60;
+
+		memcpy(&to[GetParam() == KVH_COPY_D2H ? there : here],
+		       &from[GetParam() == KVH_COPY_D2H ? here : there], 50);
+	}
+	ASSERT_EQ(kvh_batch_add_rows(&dev.base, batch.get(), &piece), 0);
+	ASSERT_EQ(add(100 + 9 * 200, 7 + 9 * 60, 50), 0); /* goes on with them */
+	ASSERT_EQ(kvh_batch_flush(&dev.base, batch.get()), 0);
+	EXPECT_EQ(dev.rows_copies, 1);
+	EXPECT_EQ(dev.copies + dev.batches, 0);
+	expect_moved();
+}
+
+TEST_P(Batch, WhatIsSealedIsNotJoined)
+{
+	for (size_t i = 0; i < 8; i++) {
+		ASSERT_EQ(add(i * 1000, i * 1000, 1000), 0);
+		kvh_batch_seal(batch.get());
+	}
+	ASSERT_EQ(kvh_batch_flush(&dev.base, batch.get()), 0);
+	EXPECT_EQ(dev.batched, 8);
+	expect_moved();
+}
+
 TEST_P(Batch, LongRowsAreABatch)
 {
 	struct kvh_batch_piece *pieces = batch->pieces;
