@@ -424,6 +424,7 @@ static int plan_place(const struct site *site, const struct kvh_alloc *allocs,
 			err = place_check_steps(site, &at, &lats[i]);
 		if (err == 0)
 			plan_plane_fill(site->group, &at, &plan->planes[i]);
+		plan->planes[i].alloc = planes[i].alloc;
 	}
 	if (err == 0)
 		err = places_check_overlap(site, lats);

@@ -43,7 +43,7 @@ struct kvh_plan_plane {
 	uint64_t unit_inner, unit_outer;
 	uint32_t n_inner, n_outer; /* >= 1; n_outer 1 where one loop is enough */
 	uint32_t layer;
-	uint32_t reserved;
+	uint32_t alloc; /* that it lies in: no copy of rows goes from one to another */
 };
 
 /* One allocation, position-independent but for `base`: it is copied to the

@@ -295,6 +295,7 @@ static void mover_free(struct kvh_mover *mover)
 	 * not find another file behind this number. */
 	if (mover->wake >= 0 && !kvh_mover_ops(mover)->dead(mover->dev))
 		close(mover->wake);
+	pthread_mutex_destroy(&mover->measuring);
 	pthread_mutex_destroy(&mover->lock);
 	free(mover);
 }
@@ -326,7 +327,11 @@ int kvh_mover_open(struct kvh_device *dev, const struct kvh_mover_opts *opts,
 	mover->n_stages = opts->n_stages ? opts->n_stages : KVH_STAGES;
 	mover->want_bytes = opts->stage_bytes ? opts->stage_bytes : KVH_STAGE_BYTES;
 	mover->threadless = opts->threadless;
+	mover->way = opts->way;
+	mover->calibrate = opts->calibrate;
+	atomic_init(&mover->gentle, opts->gentle);
 	pthread_mutex_init(&mover->lock, NULL);
+	pthread_mutex_init(&mover->measuring, NULL);
 	lane_init(mover, &mover->store, false);
 	lane_init(mover, &mover->load, true);
 	mover->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);

@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mover.h - moves chunks between pages and frames, in stages: one state machine
- * over the seam, the same for every device.
+ * mover.h - moves chunks between pages and frames: one state machine over the seam,
+ * the same for every device. There are two ways, and each plan has one a direction:
  *
- *   store: order point -> gather: pages -> stage -> copy: stage -> payloads -> done
- *   load:  order point -> copy: payloads -> stage -> scatter: stage -> pages -> done
+ *   staged  store: order point -> gather: pages -> stage -> copy: stage -> payloads -> done
+ *           load:  order point -> copy: payloads -> stage -> scatter: stage -> pages -> done
+ *   direct  either: order point -> copies: pages <-> payloads -> done
+ *
+ * Direct needs no kernel, and pages that have one run a plane: rows that lie at one
+ * stride on both sides are one 2-D copy.
  *
  * One mover a device, with a ring of stages a direction and a thread of its
  * own. Loads are enqueued whole on the caller's thread: the stages of their
@@ -29,16 +33,29 @@ extern "C" {
 struct kvh_mover;
 struct kvh_pulse;
 
+enum kvh_mover_way {
+	KVH_MOVER_AUTO, /* of options: as measured, or as a table of rates says */
+	KVH_MOVER_STAGED,
+	KVH_MOVER_DIRECT, /* of options: wherever a plan can */
+};
+const char *kvh_mover_way_name(enum kvh_mover_way way);
+
 struct kvh_mover_opts {
 	uint64_t stage_bytes; /* 0: 32 MiB; grows to the largest unit of a plan in use */
 	uint32_t n_stages;    /* a direction; 0: 3 */
 	bool threadless;      /* simulation: the caller runs kvh_mover_step */
+	enum kvh_mover_way way;
+	bool calibrate; /* AUTO: measure at kvh_mover_plan_add, a moment once a shape */
+	bool gentle;    /* as kvh_mover_set_gentle */
 };
 
 /* A plan with its copy in device memory. */
 struct kvh_mover_plan {
 	const struct kvh_plan *plan; /* the host's; owned by the caller */
 	const struct kvh_plan *dev_plan;
+	enum kvh_mover_way way[2]; /* of stores, of loads: STAGED or DIRECT */
+	bool direct;               /* it can */
+	bool gentle;               /* it can, in copies that are worth it: gentle stores do */
 };
 
 /* Chunks of one group. Everything pointed to is the caller's and lives until
@@ -76,7 +93,8 @@ int kvh_mover_open(struct kvh_device *dev, const struct kvh_mover_opts *opts,
 void kvh_mover_close(struct kvh_mover *mover);
 
 /* Device memory for the plan; also makes sure that a stage holds its largest
- * unit. Blocks on the device for a moment. -ENOMEM, -EIO */
+ * unit, and decides which way its pages go. Blocks on the device for a moment.
+ * -ENOMEM, -EIO */
 int kvh_mover_plan_add(struct kvh_mover *mover, const struct kvh_plan *plan,
 		       struct kvh_mover_plan *mplan);
 /* No move that uses it may be in flight. */
@@ -122,6 +140,25 @@ void kvh_mover_set_store_rate(struct kvh_mover *mover, uint64_t bytes_per_s);
 /* Live, any thread. How long the thread looks, while anything is in flight and
  * nothing moves, before it sleeps. */
 void kvh_mover_set_spin(struct kvh_mover *mover, uint64_t ns);
+
+/* Stores that are fed from now on go direct where their plan can, and a page is
+ * rows of 16 KiB or more at one stride, even where that is slower: it takes nothing
+ * from a model but the link. Any thread. */
+void kvh_mover_set_gentle(struct kvh_mover *mover, bool gentle);
+
+/* What was measured: bytes per second of pages of `rows` rows of row_bytes, both at
+ * least so many and below twice as many. */
+struct kvh_calibration {
+	uint64_t row_bytes;
+	uint32_t rows; /* of one copy */
+	bool load;
+	enum kvh_mover_way way; /* that plans of this shape go */
+	uint64_t staged_rate, direct_rate;
+};
+#define KVH_CALIBRATIONS_MAX 16u
+/* Fills in at most n, oldest first; returns how many there are. Any thread. */
+uint32_t kvh_mover_calibration(struct kvh_mover *mover, struct kvh_calibration *out,
+			       uint32_t n);
 
 /* One pass: feed, query, finish. True if anything moved. Threadless only. */
 bool kvh_mover_step(struct kvh_mover *mover);

@@ -6,7 +6,7 @@
  * A chunk's band is one piece of its payload and one piece of the stage; only
  * chunks with absent pages have more.
  */
-#include "cuda/mover_impl.h"
+#include "cuda/mover_band.h"
 
 #include <assert.h>
 

@@ -9,8 +9,10 @@
  *   mover_rate.c   what stores may take of the link
  *   mover_band.c   which units lie in a stage, and the pieces of payloads
  *   mover_batch.c  the copies of these pieces, as few as there can be
- *   mover_store.c  pages -> stage -> payloads, on the mover's thread
- *   mover_load.c   payloads -> stage -> pages, on the caller's thread
+ *   mover_direct.c the pieces of payloads and pages, without a stage
+ *   mover_way.c    which way a plan goes; mover_calibrate.c measures it
+ *   mover_store.c  pages -> payloads, on the mover's thread
+ *   mover_load.c   payloads -> pages, on the caller's thread
  *
  * Locks: lane.enqueue (over device calls), then mover.lock (lists,
  * counters and pools; never over a device call that enqueues).
@@ -19,8 +21,8 @@
 #define KVH_CUDA_MOVER_IMPL_H
 
 #include "cuda/mover.h"
-#include "cuda/mover_batch.h"
-#include "cuda/pack.h"
+#include "cuda/mover_band.h"
+#include "cuda/mover_direct.h"
 #include "host/pulse.h"
 #include "host/thread.h"
 
@@ -45,8 +47,11 @@ struct kvh_move_run;
  *   FREE ---------------------> GATHER ---------------> COPY ------------------> FREE
  *         fed++                         sent++                done++
  *
+ * What goes direct takes a stage as well, but not its memory: so budget and cancel
+ * know only stages, and GATHER is the wait for the order point.
+ *
  * A load's is filled from `used` on by one fill after the other; the copy stream
- * enters it again behind the last `empty`, and no host looks.
+ * enters it again behind the last `empty`, and no host looks. Direct loads take none.
  */
 struct kvh_stage {
 	unsigned char *mem;
@@ -148,9 +153,17 @@ struct kvh_mover {
 
 	struct kvh_lane store, load;
 
+	enum kvh_mover_way way; /* as asked for at open */
+	bool calibrate;
+	atomic_bool gentle;
+	pthread_mutex_t measuring; /* over a calibration; taken before lock */
+
 	pthread_mutex_t lock;
-	uint64_t stage_bytes; /* changed under both load.enqueue and lock */
-	uint64_t want_bytes;  /* as asked for at open */
+	uint32_t n_calibrations;
+	struct kvh_calibration calibrations[KVH_CALIBRATIONS_MAX];
+	uint64_t calibrated_bytes; /* that all of them have moved */
+	uint64_t stage_bytes;      /* changed under both load.enqueue and lock */
+	uint64_t want_bytes;       /* as asked for at open */
 	struct kvh_pages *free_pages;
 	struct kvh_retired *retired;
 };
@@ -186,9 +199,6 @@ enum kvh_run_state {
 	KVH_RUN_ENDED,
 	KVH_RUN_NSTATES
 };
-
-/* What of a chunk a load moves. */
-enum kvh_present { KVH_PRESENT_NONE, KVH_PRESENT_SOME, KVH_PRESENT_ALL };
 
 struct kvh_run_layer {
 	uint32_t layer;
@@ -244,33 +254,15 @@ struct kvh_move_run {
 	uint64_t cap_cursor, cap_present;
 };
 
-/* mover_band.c. The units of one layer, or of all, of every chunk of a part. */
-struct kvh_band {
-	const struct kvh_move_part *part;
-	const struct kvh_plan *plan;
-	uint32_t plane_first, plane_end;
-	uint64_t lo;    /* of the band in a payload */
-	uint64_t bytes; /* of the band, a chunk */
-	uint64_t units; /* a chunk */
-	uint64_t total; /* units of all chunks */
-};
+/* mover_way.c. Decides for a plan whose copy is on the device. */
+void kvh_way_choose(struct kvh_mover *mover, struct kvh_mover_plan *mplan);
+enum kvh_mover_way kvh_way_of_rates(uint64_t staged_rate, uint64_t direct_rate);
+/* Asked anew for each stage: a gentle store may begin as another. */
+bool kvh_way_is_direct(const struct kvh_lane *lane, const struct kvh_mover_plan *mplan);
 
-void kvh_band_init(struct kvh_band *band, const struct kvh_move_part *part,
-		   uint32_t plane_first, uint32_t plane_end);
-uint64_t kvh_band_position(const struct kvh_band *band, uint64_t unit);
-/* The end of the longest sequence from `first` that fits in `room` bytes; at
- * least one unit has to. */
-uint64_t kvh_band_cut(const struct kvh_band *band, uint64_t first, uint64_t room);
-/* The first unit >= `unit` whose chunk has pages; present may be NULL: all. */
-uint64_t kvh_band_skip(const struct kvh_band *band, const unsigned char *present,
-		       uint64_t unit);
-/* Copies between the units [first, end) at `stage` and the payloads. */
-int kvh_band_copy(const struct kvh_band *band, const unsigned char *present, uint64_t first,
-		  uint64_t end, unsigned char *stage, struct kvh_device *dev,
-		  struct kvh_batch *batch);
-/* What gather and scatter need to know. */
-void kvh_band_pack(const struct kvh_band *band, uint64_t first, uint64_t end,
-		   const uint32_t *dev_pages, unsigned char *stage, struct kvh_pack *pack);
+/* mover_calibrate.c. Measures both ways with scratch memory and streams of its own;
+ * fills in the rates of *at, whose shape is given. -ENOMEM, -EIO */
+int kvh_calibrate(struct kvh_mover *mover, struct kvh_calibration *at, uint64_t *bytes_p);
 
 /* mover_run.c */
 void kvh_run_set_state(struct kvh_move_run *run, enum kvh_run_state state);

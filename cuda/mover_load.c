@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mover_load.c - payloads -> stage -> pages, layer by layer.
+ * mover_load.c - payloads -> pages, through a stage or directly, layer by layer.
  *
  * Everything is enqueued on the caller's thread, under the lane's lock. The ring
  * is kept by the streams alone: before the copy stream enters a stage again it
  * waits for the event behind the last scatter from it. Fills lie one behind the
  * other in a stage, of small layers and of several loads, so that copies run
  * ahead of scatters by the whole ring. Only the scatters wait for the order point.
+ * What goes direct takes no stage: its copies wait for the order point, and with them
+ * those that come behind.
  */
 #include "cuda/mover_impl.h"
 
@@ -198,6 +200,20 @@ static int enqueue_fill(struct kvh_lane *lane, const struct kvh_band *band, uint
 	return rc;
 }
 
+/* No stage is used, but the event of one, which is waited for at once. */
+static int enqueue_direct(struct kvh_lane *lane, const struct kvh_band *band)
+{
+	struct kvh_device *dev = lane->mover->dev;
+	kvh_event_mark full = lane->stages[lane->fed % lane->mover->n_stages].full;
+	int rc = kvh_direct_copy(band, 0, band->total, dev, &lane->batch);
+
+	if (rc == 0)
+		rc = dev->ops->event_record(dev, full, lane->copy);
+	if (rc == 0)
+		rc = dev->ops->stream_wait_event(dev, lane->kernel, full);
+	return rc;
+}
+
 static int enqueue_band(struct kvh_lane *lane, const struct kvh_band *band,
 			const unsigned char *present, const uint32_t *dev_pages)
 {
@@ -229,7 +245,9 @@ static int enqueue_layer(struct kvh_move_run *run, const struct kvh_run_layer *l
 
 		if (take_layer(run, p, layer->layer, &first)) {
 			kvh_band_init(&band, part, first, run->cursor[p]);
-			rc = enqueue_band(lane, &band, present, dev_pages);
+			rc = kvh_way_is_direct(lane, part->plan)
+				     ? enqueue_direct(lane, &band)
+				     : enqueue_band(lane, &band, present, dev_pages);
 			if (rc)
 				return rc;
 		}
@@ -253,13 +271,28 @@ static int run_enqueue(struct kvh_move_run *run)
 	return rc;
 }
 
+/* Direct copies write pages themselves. */
+static int run_order_copies(struct kvh_move_run *run)
+{
+	struct kvh_lane *lane = run->lane;
+	bool direct = false;
+
+	for (uint32_t p = 0; p < run->move->n_parts; p++)
+		direct |= kvh_way_is_direct(lane, run->move->parts[p].plan);
+	return direct ? kvh_mover_ops(lane->mover)
+				->stream_wait_event(lane->mover->dev, lane->copy, run->after)
+		      : 0;
+}
+
 /* In the order of the streams, so that the oldest run is the first to end. */
 static int run_submit(struct kvh_move_run *run)
 {
 	struct kvh_lane *lane = run->lane;
-	int rc = kvh_mover_ops(lane->mover)
-			 ->stream_wait_event(lane->mover->dev, lane->kernel, run->after);
+	int rc = run_order_copies(run);
 
+	if (rc == 0)
+		rc = kvh_mover_ops(lane->mover)
+			     ->stream_wait_event(lane->mover->dev, lane->kernel, run->after);
 	/* The last that may fail without a trace: page numbers on their way would come
 	 * into a buffer that is another's by then. */
 	if (rc == 0)

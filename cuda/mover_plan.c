@@ -189,6 +189,7 @@ int kvh_mover_plan_add(struct kvh_mover *mover, const struct kvh_plan *plan,
 		return rc;
 	}
 	*mplan = (struct kvh_mover_plan){.plan = plan, .dev_plan = dev_plan};
+	kvh_way_choose(mover, mplan);
 	return 0;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mover_store.c - pages -> stage -> payloads.
+ * mover_store.c - pages -> payloads, through a stage or directly.
  *
  * A call records the order point and hands over. The mover's thread does the
  * rest: it feeds the oldest run that has something to feed, stage by stage as
@@ -127,23 +127,28 @@ static void stages_free(struct kvh_lane *lane, uint64_t end)
 	pthread_mutex_unlock(&lane->mover->lock);
 }
 
-/* GATHER, then COPY. */
+/* GATHER, then COPY. Direct copies come behind the order point, too, and so behind
+ * what the kernel stream has waited for. */
 static int stage_fill(struct kvh_lane *lane, struct kvh_stage *stage,
 		      const struct kvh_band *band, uint64_t first, uint64_t end,
 		      unsigned char *mem, const uint32_t *dev_pages)
 {
 	struct kvh_device *dev = lane->mover->dev;
+	bool direct = kvh_way_is_direct(lane, band->part->plan);
 	struct kvh_pack pack;
-	int rc;
+	int rc = 0;
 
-	kvh_band_pack(band, first, end, dev_pages, mem, &pack);
-	rc = dev->ops->gather(dev, &pack, lane->kernel);
+	if (!direct) {
+		kvh_band_pack(band, first, end, dev_pages, mem, &pack);
+		rc = dev->ops->gather(dev, &pack, lane->kernel);
+	}
 	if (rc == 0)
 		rc = dev->ops->event_record(dev, stage->full, lane->kernel);
 	if (rc == 0)
 		rc = dev->ops->stream_wait_event(dev, lane->copy, stage->full);
 	if (rc == 0)
-		rc = kvh_band_copy(band, NULL, first, end, mem, dev, &lane->batch);
+		rc = direct ? kvh_direct_copy(band, first, end, dev, &lane->batch)
+			    : kvh_band_copy(band, NULL, first, end, mem, dev, &lane->batch);
 	if (rc == 0)
 		rc = dev->ops->event_record(dev, stage->empty, lane->copy);
 	return rc;

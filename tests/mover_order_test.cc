@@ -44,14 +44,11 @@ class Producer
 	Bytes next;
 };
 
-class MoverOrder : public testing::TestWithParam<Kind>
+class MoverOrder : public testing::TestWithParam<Mode>
 {
 };
 
-INSTANTIATE_TEST_SUITE_P(, MoverOrder, testing::Values(Kind::HOST, Kind::STEPPED),
-			 [](const testing::TestParamInfo<Kind> &info) {
-				 return kind_name(info.param);
-			 });
+INSTANTIATE_TEST_SUITE_P(, MoverOrder, host_modes(), mode_name);
 
 TEST_P(MoverOrder, StoreWaitsForItsStream)
 {
@@ -120,6 +117,7 @@ TEST_P(MoverOrder, StoreWaitsForAnEventAsItWasAtTheCall)
 /* Pages may be read until the order point; the link does not wait for it. */
 TEST_P(MoverOrder, LoadWaitsWithItsPagesOnly)
 {
+	NEEDS_STAGES();
 	Rig r(GetParam());
 	Group &g = r.group(Shape());
 	kvh_event_mark event = nullptr;
@@ -197,7 +195,7 @@ TEST_P(MoverOrder, DoneComesAfterTheLastCopy)
 	for (uint64_t nth = 2; nth <= copies; nth++) { /* the first is the page numbers */
 		Job again(r);
 
-		again.add(g, 4);
+		again.add(g, job.parts[0].pages);
 		r.rule(KVH_HOST_COPY, KVH_HOST_HOLD, nth);
 		ASSERT_EQ(0, again.start(false, r.stream));
 		r.settle(1);
@@ -229,6 +227,7 @@ TEST_P(MoverOrder, ControlStoreDoneWithoutItsEvent)
 
 TEST_P(MoverOrder, ControlLoadDoneWithoutItsEvent)
 {
+	NEEDS_STAGES();
 	CONTROL_IS_A_DATA_RACE();
 	Rig r(GetParam());
 	Group &g = r.group(Shape());
@@ -249,6 +248,7 @@ TEST_P(MoverOrder, ControlLoadDoneWithoutItsEvent)
 /* A ring of two: no third gather before a stage's copies were seen done. */
 TEST_P(MoverOrder, AStageIsFreeWhenItsCopyIsDone)
 {
+	NEEDS_STAGES();
 	Rig r(GetParam(), 1, 2);
 	Group &g = r.group(Shape());
 	Job job(r);
@@ -270,6 +270,7 @@ TEST_P(MoverOrder, AStageIsFreeWhenItsCopyIsDone)
 
 TEST_P(MoverOrder, ControlAStageIsOverwritten)
 {
+	NEEDS_STAGES();
 	CONTROL_IS_A_DATA_RACE();
 	Rig r(GetParam(), 1, 2);
 	Group &g = r.group(Shape());
@@ -359,6 +360,7 @@ class Consumer
 
 TEST_P(MoverOrder, ALayerCanBeReadWhileTheNextIsHeld)
 {
+	NEEDS_STAGES();
 	Rig r(GetParam());
 	Group &g = r.group(Shape());
 	Consumer layer0(r, g), layer1(r, g), all(r, g);
@@ -393,6 +395,7 @@ TEST_P(MoverOrder, ALayerCanBeReadWhileTheNextIsHeld)
 
 TEST_P(MoverOrder, ControlLayerWithoutWaiting)
 {
+	NEEDS_STAGES();
 	CONTROL_IS_A_DATA_RACE();
 	Rig r(GetParam());
 	Group &g = r.group(Shape());

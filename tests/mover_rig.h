@@ -8,9 +8,8 @@
 #ifndef KVH_TESTS_MOVER_RIG_H
 #define KVH_TESTS_MOVER_RIG_H
 
-#include "cuda/device_host.h"
-#include "cuda/mover.h"
 #include "cuda/pack.h"
+#include "tests/mover_mode.h"
 
 #include <gtest/gtest.h>
 
@@ -37,13 +36,6 @@ using Pages = std::vector<uint32_t>;
 constexpr uint32_t CHUNK_TOKENS = 32;
 constexpr size_t GUARD = 256; /* bytes around planes and payloads */
 
-enum class Kind { HOST, STEPPED, CUDA };
-
-inline const char *kind_name(Kind kind)
-{
-	return kind == Kind::HOST ? "host" : kind == Kind::STEPPED ? "stepped" : "cuda";
-}
-
 inline void fill(Rng &rng, void *mem, size_t bytes)
 {
 	unsigned char *at = static_cast<unsigned char *>(mem);
@@ -66,17 +58,6 @@ struct Shape {
 	uint64_t opaque = 0; /* bytes a page of a last plane of this kind; 0: none */
 	uint32_t n_pages = 64;
 };
-
-/* Opens a device of the kind; false (and a skipped test) if there is none. */
-inline bool open_device(Kind kind, struct kvh_device **dev_p)
-{
-	switch (kind) {
-	case Kind::HOST: return kvh_device_host_open(dev_p) == 0;
-	case Kind::STEPPED: return kvh_device_host_open_stepped(dev_p) == 0;
-	case Kind::CUDA: return kvh_device_open("cuda", dev_p) == 0;
-	}
-	return false;
-}
 
 class Rig;
 
@@ -130,12 +111,17 @@ class Group
 class Rig
 {
       public:
-	explicit Rig(Kind kind, uint64_t stage_bytes = 0, uint32_t n_stages = 0,
+	explicit Rig(Mode mode, uint64_t stage_bytes = 0, uint32_t n_stages = 0,
 		     uint64_t seed = 1)
-	    : kind(kind), rng(seed)
+	    : kind(mode.kind), way(mode.way), rng(seed)
 	{
-		struct kvh_mover_opts opts = {stage_bytes, n_stages, kind == Kind::STEPPED};
+		struct kvh_mover_opts opts {
+		};
 
+		opts.stage_bytes = stage_bytes;
+		opts.n_stages = n_stages;
+		opts.threadless = kind == Kind::STEPPED;
+		opts.way = way;
 		if (!open_device(kind, &dev))
 			return;
 		EXPECT_EQ(0, kvh_mover_open(dev, &opts, &mover));
@@ -143,7 +129,8 @@ class Rig
 	}
 	/* A stream and groups of its own on the device and mover of another. */
 	Rig(Rig &owner, uint64_t seed)
-	    : kind(owner.kind), rng(seed), dev(owner.dev), mover(owner.mover), shares(true)
+	    : kind(owner.kind), way(owner.way), rng(seed), dev(owner.dev), mover(owner.mover),
+	      shares(true)
 	{
 		EXPECT_EQ(0, dev->ops->stream_create(dev, 0, &stream));
 	}
@@ -215,6 +202,7 @@ class Rig
 	}
 
 	Kind kind;
+	enum kvh_mover_way way;
 	Rng rng;
 	struct kvh_device *dev = nullptr;
 	struct kvh_mover *mover = nullptr;

@@ -18,7 +18,7 @@ struct Stages {
 	uint32_t n;
 };
 
-class MoverBytes : public testing::TestWithParam<std::tuple<Kind, Stages>>
+class MoverBytes : public testing::TestWithParam<std::tuple<Mode, Stages>>
 {
       protected:
 	void SetUp() override
@@ -31,13 +31,13 @@ class MoverBytes : public testing::TestWithParam<std::tuple<Kind, Stages>>
 	}
 	Kind kind() const
 	{
-		return std::get<0>(GetParam());
+		return std::get<0>(GetParam()).kind;
 	}
 	std::unique_ptr<Rig> rig(uint64_t seed = 1) const
 	{
 		Stages s = std::get<1>(GetParam());
 
-		return std::make_unique<Rig>(kind(), s.bytes, s.n, seed);
+		return std::make_unique<Rig>(std::get<0>(GetParam()), s.bytes, s.n, seed);
 	}
 };
 
@@ -244,18 +244,21 @@ TEST_P(MoverBytes, RandomGeometries)
 	}
 }
 
-std::string param_name(const testing::TestParamInfo<std::tuple<Kind, Stages>> &info)
+std::string param_name(const testing::TestParamInfo<std::tuple<Mode, Stages>> &info)
 {
 	Stages s = std::get<1>(info.param);
 
-	return std::string(kind_name(std::get<0>(info.param))) + "_" + std::to_string(s.bytes) +
-	       "x" + std::to_string(s.n);
+	return mode_text(std::get<0>(info.param)) + "_" + std::to_string(s.bytes) + "x" +
+	       std::to_string(s.n);
 }
 
 /* 1: grows to the largest unit, so one unit a stage. */
 INSTANTIATE_TEST_SUITE_P(
 	, MoverBytes,
-	testing::Combine(testing::Values(Kind::HOST, Kind::STEPPED, Kind::CUDA),
+	testing::Combine(testing::Values(Mode(Kind::HOST), Mode(Kind::STEPPED),
+					 Mode(Kind::CUDA), Mode(Kind::HOST, KVH_MOVER_DIRECT),
+					 Mode(Kind::STEPPED, KVH_MOVER_DIRECT),
+					 Mode(Kind::CUDA, KVH_MOVER_DIRECT)),
 			 testing::Values(Stages{1, 1}, Stages{1, 3}, Stages{2000, 2},
 					 Stages{10000, 3}, Stages{0, 0})),
 	param_name);
@@ -360,8 +363,10 @@ TEST(MoverOpen, TooManyStages)
 {
 	struct kvh_device *dev = nullptr;
 	struct kvh_mover *mover = nullptr;
-	struct kvh_mover_opts opts = {0, 17, false};
+	struct kvh_mover_opts opts {
+	};
 
+	opts.n_stages = 17;
 	ASSERT_EQ(0, kvh_device_host_open(&dev));
 	EXPECT_EQ(-EINVAL, kvh_mover_open(dev, &opts, &mover));
 	dev->ops->close(dev);
