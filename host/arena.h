@@ -45,9 +45,13 @@ struct kvh_arena;
 
 struct kvh_arena_opts {
 	struct kvh_device *dev; /* registers the pieces */
-	uint64_t bytes;         /* >= 1 MiB; rounded down to 2 MiB, but 2 MiB at least */
-	uint64_t piece_bytes;   /* 0: 1 GiB */
-	int numa_node;          /* -1: any; of all pieces, where n_nodes is 0 */
+	/* Others that share registrations with it, and stand in for it where it has died.
+	 * The caller's, until close. */
+	struct kvh_device *const *others;
+	uint32_t n_others;
+	uint64_t bytes;       /* >= 1 MiB; rounded down to 2 MiB, but 2 MiB at least */
+	uint64_t piece_bytes; /* 0: 1 GiB */
+	int numa_node;        /* -1: any; of all pieces, where n_nodes is 0 */
 	/* Else pieces lie in turn on these nodes (-1: any), as far as there are pieces:
 	 * each node has to have room for its own. */
 	uint32_t n_nodes; /* 0..KVH_ARENA_NODES_MAX */

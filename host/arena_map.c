@@ -231,6 +231,8 @@ int kvh_arena_map_open(const struct kvh_arena_opts *opts, struct kvh_arena_map *
 		return rc;
 	*map = (struct kvh_arena_map){
 		.dev = opts->dev,
+		.others = opts->others,
+		.n_others = opts->n_others,
 		.root = opts->root != NULL ? opts->root : "",
 		.unpinned = opts->addresses_only,
 	};
@@ -255,9 +257,50 @@ void kvh_arena_map_drop(const struct kvh_arena_map *map, uint32_t piece)
 			 p->bytes, strerror(errno));
 }
 
+/* That lives, or else the one that was given. */
+static struct kvh_device *device_of(const struct kvh_arena_map *map)
+{
+	struct kvh_device *dev = map->dev;
+
+	for (uint32_t i = 0; i < map->n_others && dev->ops->dead(dev); i++)
+		dev = map->others[i];
+	return dev->ops->dead(dev) ? map->dev : dev;
+}
+
+int kvh_arena_map_register(const struct kvh_arena_map *map, uint32_t piece)
+{
+	const struct kvh_arena_piece *p = &map->pieces[piece];
+	struct kvh_device *dev, *next = device_of(map);
+	int rc;
+
+	do { /* again, if it was the one that died of it */
+		dev = next;
+		rc = dev->ops->host_register(dev, p->base, p->bytes);
+		next = device_of(map);
+	} while (rc != 0 && next != dev);
+	return rc;
+}
+
+void kvh_arena_map_unregister(struct kvh_arena_map *map, uint32_t piece)
+{
+	struct kvh_device *dev, *next = device_of(map);
+	int rc;
+
+	do {
+		dev = next;
+		rc = dev->ops->host_unregister(dev, map->pieces[piece].base);
+		next = device_of(map);
+	} while (rc != 0 && next != dev);
+	if (rc != 0 && map->n_kept++ == 0)
+		kvh_warn("L1: it could not be unregistered: %s; its addresses stay reserved",
+			 strerror(-rc));
+}
+
 void kvh_arena_map_close(struct kvh_arena_map *map, bool leak)
 {
-	if (!leak)
+	if (!leak && map->n_kept == 0)
 		(void)munmap(map->base, map->span);
+	for (uint32_t i = 0; i < map->n_pieces && map->n_kept > 0; i++)
+		kvh_arena_map_drop(map, i);
 	free(map->pieces);
 }

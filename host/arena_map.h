@@ -25,6 +25,9 @@ extern "C" {
  */
 struct kvh_arena_map {
 	struct kvh_device *dev;
+	struct kvh_device *const *others; /* [n_others] */
+	uint32_t n_others;
+	uint32_t n_kept; /* pieces that could not be unregistered */
 	unsigned char *base;
 	uint64_t span;
 	uint64_t stride;
@@ -42,6 +45,11 @@ struct kvh_arena_map {
 int kvh_arena_map_open(const struct kvh_arena_opts *opts, struct kvh_arena_map *map);
 /* Nothing is registered any more, or it stays mapped with `leak`. */
 void kvh_arena_map_close(struct kvh_arena_map *map, bool leak);
+/* Through the device, or another that lives where that has died. */
+int kvh_arena_map_register(const struct kvh_arena_map *map, uint32_t piece);
+/* If none lives, the driver may hold the piece still: its memory goes at close, its
+ * addresses stay reserved, so that nobody registers them again. */
+void kvh_arena_map_unregister(struct kvh_arena_map *map, uint32_t piece);
 /* Whether machine, cgroup and the piece's node have room for it still: 0, or -ENOMEM
  * and which of them has room for how much. */
 int kvh_arena_map_room(const struct kvh_arena_map *map, uint32_t piece, const char **of_p,

@@ -186,11 +186,9 @@ static void touch(const struct job *job)
 
 static void register_piece(const struct kvh_arena *arena, struct job *job)
 {
-	const struct kvh_arena_piece *piece = &arena->map.pieces[job->piece];
-	struct kvh_device *dev = arena->map.dev;
 	struct rlimit limit = {0};
 
-	job->error = dev->ops->host_register(dev, piece->base, piece->bytes);
+	job->error = kvh_arena_map_register(&arena->map, job->piece);
 	if (job->error == 0)
 		return;
 	(void)getrlimit(RLIMIT_MEMLOCK, &limit);
@@ -215,11 +213,9 @@ static void run_job(const struct kvh_arena *arena, struct job *job)
 /* What is pinned behind a gap serves nobody. The last to leave: nobody else is here. */
 static void give_back(struct kvh_arena *arena)
 {
-	struct kvh_device *dev = arena->map.dev;
-
 	for (uint32_t i = arena->n_pinned; i < arena->map.n_pieces; i++) {
 		if (arena->pin.states[i] == KVH_PIECE_PINNED)
-			(void)dev->ops->host_unregister(dev, arena->map.pieces[i].base);
+			kvh_arena_map_unregister(&arena->map, i);
 		kvh_arena_map_drop(&arena->map, i);
 	}
 }
@@ -405,15 +401,13 @@ int kvh_pin_open(struct kvh_arena *arena, const struct kvh_arena_opts *opts)
 
 void kvh_pin_close(struct kvh_arena *arena, bool leak)
 {
-	struct kvh_device *dev = arena->map.dev;
-
 	kvh_spin_lock(&arena->lock);
 	arena->pin.stop = true;
 	pthread_mutex_unlock(&arena->lock);
 	join_threads(arena);
 	assert(arena->pin.ended);
 	for (uint32_t i = arena->n_pinned; i-- > 0 && !leak && !arena->map.unpinned;)
-		(void)dev->ops->host_unregister(dev, arena->map.pieces[i].base);
+		kvh_arena_map_unregister(&arena->map, i);
 	(void)pthread_cond_destroy(&arena->pin.changed);
 	free(arena->pin.states);
 	free(arena->pin.parts);

@@ -17,7 +17,7 @@
 
 int kvh_devices_open(struct kvh_devices *devices, const char *names)
 {
-	struct kvh_device *devs[KVH_DEVICES_MAX];
+	struct kvh_device **devs = devices->devs;
 	int n = kvh_device_open_list(names, devs, KVH_DEVICES_MAX);
 	struct kvh_engine_device *list;
 
@@ -171,14 +171,6 @@ int kvh_devices_find(const struct kvh_devices *devices, const struct kvh_pool_de
 }
 
 /* ---- what is asked of all --------------------------------------------- */
-
-struct kvh_device *kvh_devices_living(const struct kvh_devices *devices)
-{
-	for (uint32_t i = 0; i < devices->n; i++)
-		if (!kvh_device_dead(&devices->list[i]))
-			return devices->list[i].dev;
-	return devices->list[0].dev;
-}
 
 static bool node_is_in(const int *nodes, uint32_t n, int node)
 {

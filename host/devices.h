@@ -33,8 +33,9 @@ struct kvh_engine_device {
 
 struct kvh_devices {
 	struct kvh_engine_device *list;
-	uint32_t n;  /* 1..KVH_DEVICES_MAX */
-	bool spread; /* L1 lies on several of their NUMA nodes */
+	uint32_t n;                               /* 1..KVH_DEVICES_MAX */
+	bool spread;                              /* L1 lies on several of their NUMA nodes */
+	struct kvh_device *devs[KVH_DEVICES_MAX]; /* of list, in its order */
 };
 
 /* Errors as kvh_device_open_list. */
@@ -48,8 +49,6 @@ void kvh_devices_close(struct kvh_devices *devices);
  * one that owns its memory. -ENODEV: none, or not all on one; the log has all. */
 int kvh_devices_find(const struct kvh_devices *devices, const struct kvh_pool_desc *desc,
 		     struct kvh_engine_device **device_p);
-/* One that lives, the first if none does: what is pinned goes back through it. */
-struct kvh_device *kvh_devices_living(const struct kvh_devices *devices);
 /* The NUMA nodes that they are on, each once, in their order; at most `max`. */
 uint32_t kvh_devices_nodes(const struct kvh_devices *devices, int *nodes, uint32_t max);
 

@@ -75,9 +75,12 @@ void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size)
 static int open_l1(struct kvh_engine *engine, const struct kvh_engine_opts *o)
 {
 	struct kvh_devices *devices = &engine->devices;
-	/* Registered once: a portable registration holds for all devices. */
+	/* Registered once: a portable registration holds for all devices, and outlives the
+	 * one it was made with. */
 	struct kvh_arena_opts arena = {
-		.dev = devices->list[0].dev,
+		.dev = devices->devs[0],
+		.others = devices->devs + 1,
+		.n_others = devices->n - 1,
 		.bytes = o->l1_bytes,
 		.piece_bytes = o->l1_piece_bytes,
 		.numa_node = o->numa_node,

@@ -453,7 +453,7 @@ TEST_F(Nodes, AFullNodeIsNoReasonToRefuse)
 TEST(Devices, NodesAreNamedOnceEach)
 {
 	kvh_engine_device list[5] = {};
-	kvh_devices devices = {list, 5, false};
+	kvh_devices devices = {list, 5, false, {}};
 	int nodes[5];
 
 	for (uint32_t i = 0; i < 5; i++)
@@ -648,5 +648,45 @@ INSTANTIATE_TEST_SUITE_P(Devices, ADeviceDies,
 				 default: return "wait_event_" + d;
 				 }
 			 });
+
+void kill(Side &side)
+{
+	const kvh_host_rule rule = {KVH_HOST_GATHER, KVH_HOST_FAIL, 1, 1, EIO, 0};
+	Job job;
+
+	ASSERT_EQ(0, kvh_host_rule_add(side.dev, &rule));
+	ASSERT_EQ(0, side.queue.store(job, side.pool, make_items(side.pool, prompt(90, 1))));
+	EXPECT_EQ(-EIO, side.queue.finish(job).status);
+	ASSERT_TRUE(side.dev->ops->dead(side.dev));
+}
+
+/* The log of a close after these devices have died. */
+std::string close_after(const std::vector<uint32_t> &dead)
+{
+	Engine engine(on("host,host"));
+	Desc desc;
+	{
+		Side sides[] = {{engine, desc, 0}, {engine, desc, 1}};
+		Log log;
+
+		for (const uint32_t d : dead)
+			kill(sides[d]);
+	}
+	Log log;
+	EXPECT_EQ(0, engine.close(0));
+	return log.text();
+}
+
+/* L1's registration goes back through whichever device lives. If none does, it can't:
+ * then its addresses stay taken, so that nobody registers them again. */
+TEST(Devices, WhatIsPinnedGoesBack)
+{
+	EXPECT_EQ("", close_after({}));
+	EXPECT_EQ("", close_after({0}));
+	EXPECT_EQ("", close_after({1}));
+	const std::string all = close_after({0, 1});
+	EXPECT_NE(std::string::npos, all.find("L1: it could not be unregistered")) << all;
+	EXPECT_EQ("", close_after({0})) << "engines after that";
+}
 
 } // namespace

@@ -308,7 +308,8 @@ TEST_F(Jobs, UnregisterWaitsForTheDeviceAndCancelsTheRest)
 	EXPECT_EQ(-ENOENT, queue.unregister(none, pool));
 	queue.poll();
 	EXPECT_FALSE(unregister.done());
-	EXPECT_EQ(8u, engine.status().jobs);
+	/* What is on the device, the load and the unregister; the others may have ended. */
+	EXPECT_LE(5u, engine.status().jobs);
 	engine.release();
 	EXPECT_EQ(0, queue.finish(unregister).status);
 	for (uint64_t i = 0; i < 6; i++)
