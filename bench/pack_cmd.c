@@ -225,20 +225,26 @@ static int measure_link(struct run *run, bool gpu)
 
 /* ---- the command -------------------------------------------------------- */
 
-static int plot(const char *path, const struct kvh_pack_report *report, bool beside)
+enum form { FORM_JSON, FORM_SVG, FORM_SVG_LOAD };
+
+static int write_file(const char *path, const struct kvh_pack_report *report, enum form form)
 {
 	FILE *out = fopen(path, "w");
+	int err = 0;
 
 	if (out == NULL) {
 		kvh_bench_complain("%s: %s", path, strerror(errno));
 		return -EIO;
 	}
-	if (beside)
+	switch (form) {
+	case FORM_JSON: err = kvh_pack_report_json(out, report); break;
+	case FORM_SVG: kvh_pack_report_svg(out, report); break;
+	case FORM_SVG_LOAD:
 		kvh_beside_svg(out, &report->beside, kvh_pack_report_device(report));
-	else
-		kvh_pack_report_svg(out, report);
+		break;
+	}
 	if (fclose(out) == 0)
-		return 0;
+		return err;
 	kvh_bench_complain("%s: %s", path, strerror(errno));
 	return -EIO;
 }
@@ -254,10 +260,12 @@ static int show(const struct kvh_pack_opts *o, const struct kvh_pack_report *rep
 		err = kvh_pack_report_json(stdout, report);
 	else if (o->csv)
 		kvh_pack_report_csv(stdout, report);
+	if (err == 0 && o->json_file != NULL)
+		err = write_file(o->json_file, report, FORM_JSON);
 	if (err == 0 && o->svg != NULL)
-		err = plot(o->svg, report, false);
+		err = write_file(o->svg, report, FORM_SVG);
 	if (err == 0 && o->svg_load != NULL)
-		err = plot(o->svg_load, report, true);
+		err = write_file(o->svg_load, report, FORM_SVG_LOAD);
 	return err;
 }
 

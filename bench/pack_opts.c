@@ -60,7 +60,8 @@ static const struct argp_option option_list[] = {
 	{"pool", OPTION_POOL, "SIZE", 0, "pages are drawn from (1G; 64M on the host device)",
 	 0},
 	{"arena", OPTION_ARENA, "SIZE", 0, "pinned memory (2G; 128M on the host device)", 0},
-	{"json", OPTION_JSON, NULL, 0, "print JSON instead of a table", 0},
+	{"json", OPTION_JSON, "FILE", OPTION_ARG_OPTIONAL,
+	 "print JSON instead of a table; or write it to a file beside what is printed", 0},
 	{"csv", OPTION_CSV, NULL, 0, "print CSV instead of a table", 0},
 	{"svg", OPTION_SVG, "FILE", 0, "also plot shares of the link by fragment", 0},
 	{"svg-load", OPTION_SVG_LOAD, "FILE", 0,
@@ -172,7 +173,10 @@ static error_t take(int key, char *arg, struct argp_state *state)
 	case OPTION_SAMPLES: take_samples(state, o, arg); break;
 	case OPTION_POOL: take_bytes(state, "pool", arg, &o->pool); break;
 	case OPTION_ARENA: take_bytes(state, "arena", arg, &o->arena); break;
-	case OPTION_JSON: o->json = true; break;
+	case OPTION_JSON:
+		o->json = arg == NULL;
+		o->json_file = arg;
+		break;
 	case OPTION_CSV: o->csv = true; break;
 	case OPTION_SVG: o->svg = arg; break;
 	case OPTION_SVG_LOAD: o->svg_load = arg; break;

@@ -31,7 +31,7 @@ struct kvh_pack_opts {
 	uint64_t sample, pool, arena;
 	uint32_t samples;
 	bool json, csv;
-	const char *svg, *svg_load;
+	const char *svg, *svg_load, *json_file;
 };
 
 /* Ends the process where they are wrong, or --help was asked for. */

@@ -75,6 +75,9 @@ int kvh_replay_runtime(struct kvh_replay *replay, const char *device, uint32_t n
 	opts.n_pages = (uint32_t)n_pages;
 	err = kvh_runtime_open(&opts, &replay->rt);
 	if (err == 0)
+		err = kvh_runtime_link(replay->rt, &replay->result.link_store,
+				       &replay->result.link_load);
+	if (err == 0)
 		(void)snprintf(replay->device_text, sizeof(replay->device_text), "%s (%s)",
 			       kvh_runtime_device_name(replay->rt), kvh_device_describe());
 	return err;

@@ -148,6 +148,17 @@ static double gb_per_s(uint64_t bytes, uint64_t ns)
 	return ns == 0 ? 0 : (double)bytes / (double)ns;
 }
 
+/* Of the link in its direction; 0: it has none, or it was not measured. */
+static double share_of_link(const struct kvh_result *result, enum kvh_stage which)
+{
+	const struct kvh_stage_total *stage = &result->stages[which];
+	double link = which == KVH_STAGE_LOAD    ? result->link_load
+		      : which == KVH_STAGE_STORE ? result->link_store
+						 : 0;
+
+	return link > 0 ? gb_per_s(stage->bytes, stage->ns) / link : 0;
+}
+
 /* ---- table ---- */
 
 const char *kvh_format_ns(uint64_t ns, char *text)
@@ -177,18 +188,25 @@ void kvh_report_head_print(FILE *out, const struct kvh_report_head *head)
 
 static void table_stages(FILE *out, struct kvh_result *result)
 {
-	(void)fprintf(out, "\n%-10s %8s %12s %9s %10s %10s\n", "stage", "times", "bytes",
-		      "GB/s", "p50", "p99");
+	if (result->link_load > 0)
+		(void)fprintf(out, "\nlink      D2H %.2f GB/s, H2D %.2f GB/s\n",
+			      result->link_store, result->link_load);
+	(void)fprintf(out, "\n%-10s %8s %12s %9s %7s %10s %10s\n", "stage", "times", "bytes",
+		      "GB/s", result->link_load > 0 ? "link" : "", "p50", "p99");
 	for (int i = 0; i < KVH_STAGES; i++) {
 		struct kvh_stage_total *stage = &result->stages[i];
-		char bytes[24], rate[24] = "", p50[24], p99[24];
+		double share = share_of_link(result, (enum kvh_stage)i);
+		char bytes[24], rate[24] = "", link[24] = "", p50[24], p99[24];
 
 		if (stage->bytes != 0)
 			(void)snprintf(rate, sizeof(rate), "%.2f",
 				       gb_per_s(stage->bytes, stage->ns));
-		(void)fprintf(out, "%-10s %8zu %12s %9s %10s %10s\n",
+		if (share > 0)
+			(void)snprintf(link, sizeof(link), "%.1f%%", 100 * share);
+		(void)fprintf(out, "%-10s %8zu %12s %9s %7s %10s %10s\n",
 			      kvh_stage_name((enum kvh_stage)i), stage->each.n,
 			      stage->bytes == 0 ? "" : kvh_size_text(stage->bytes, bytes), rate,
+			      link,
 			      kvh_format_ns(kvh_samples_percentile(&stage->each, 50), p50),
 			      kvh_format_ns(kvh_samples_percentile(&stage->each, 99), p99));
 	}
@@ -290,6 +308,9 @@ static json_t *stages_json(struct kvh_result *result)
 
 		PUT_FIELDS(stage, fields);
 		put_real(stage, "gb_per_s", gb_per_s(from->bytes, from->ns));
+		if (share_of_link(result, (enum kvh_stage)i) > 0)
+			put_real(stage, "share_of_link",
+				 share_of_link(result, (enum kvh_stage)i));
 		(void)json_object_set_new(stages, kvh_stage_name((enum kvh_stage)i), stage);
 	}
 	return stages;
@@ -383,6 +404,10 @@ int kvh_report_json(FILE *out, const struct kvh_report_head *head, struct kvh_re
 	PUT_FIELDS(object, sizes);
 	put_real(object, "cpu_seconds", usage.cpu_seconds);
 	put_real(object, "wall_seconds", (double)result->wall_ns / 1e9);
+	if (result->link_load > 0) {
+		put_real(object, "link_d2h_gb_per_s", result->link_store);
+		put_real(object, "link_h2d_gb_per_s", result->link_load);
+	}
 	put_text(object, "model", head->model_name);
 	put_text(object, "geometry", head->model);
 	put_real(object, "scale", head->scale);

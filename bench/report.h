@@ -56,6 +56,9 @@ struct kvh_result {
 	uint64_t late;           /* paced: requests that began after their time */
 	uint64_t wall_ns;
 	struct kvh_stage_total stages[KVH_STAGES];
+	/* GB/s (10^9) of one contiguous copy, D2H and H2D: the most that stores and loads
+	 * can reach. 0: not measured. */
+	double link_store, link_load;
 	uint64_t engines;         /* opened and closed */
 	struct kvh_status engine; /* counters of all; what is now, of the last */
 	uint32_t n_l2;

@@ -8,7 +8,9 @@
 #include "bench/runtime.h"
 
 #include "bench/bench.h"
+#include "bench/measure.h"
 #include "bench/random.h"
+#include "host/clock.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -233,6 +235,60 @@ struct CUstream_st *kvh_runtime_stream(const struct kvh_runtime *rt)
 const char *kvh_runtime_device_name(const struct kvh_runtime *rt)
 {
 	return rt->info.name;
+}
+
+/* ---- link ---- */
+
+#define LINK_BYTES   (UINT64_C(256) << 20)
+#define LINK_SAMPLES 5u
+
+/* The first one warms up. */
+static int link_rate(struct kvh_runtime *rt, enum kvh_copy_kind kind,
+		     const struct kvh_copy *copy, double *rate_p)
+{
+	double rates[LINK_SAMPLES];
+	int err = 0;
+
+	for (uint32_t i = 0; i <= LINK_SAMPLES && err == 0; i++) {
+		uint64_t begun = kvh_now_ns();
+
+		err = rt->dev->ops->copy(rt->dev, kind, copy, rt->stream);
+		if (err == 0)
+			err = rt->dev->ops->stream_wait(rt->dev, rt->stream);
+		if (i > 0)
+			rates[i - 1] = (double)copy->bytes / (double)(kvh_now_ns() - begun);
+	}
+	if (err == 0)
+		*rate_p = kvh_spread_of(rates, LINK_SAMPLES).median;
+	return err;
+}
+
+int kvh_runtime_link(struct kvh_runtime *rt, double *store_p, double *load_p)
+{
+	const struct kvh_device_ops *ops = rt->dev->ops;
+	struct kvh_copy copy = {.bytes = LINK_BYTES};
+	void *there, *here;
+	int err;
+
+	*store_p = *load_p = 0;
+	if (rt->info.n_sms == 0)
+		return 0;
+	err = ops->mem_alloc(rt->dev, LINK_BYTES, &there);
+	if (err != 0)
+		return err;
+	err = ops->host_alloc(rt->dev, LINK_BYTES, &here);
+	if (err == 0) {
+		copy.dst = here;
+		copy.src = there;
+		err = link_rate(rt, KVH_COPY_D2H, &copy, store_p);
+		copy.dst = there;
+		copy.src = here;
+		if (err == 0)
+			err = link_rate(rt, KVH_COPY_H2D, &copy, load_p);
+		ops->host_free(rt->dev, here);
+	}
+	ops->mem_free(rt->dev, there);
+	return err;
 }
 
 /* ---- pages ---- */

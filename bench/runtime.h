@@ -43,6 +43,10 @@ struct CUstream_st *kvh_runtime_stream(const struct kvh_runtime *rt);
 /* "host", or as the driver calls it. */
 const char *kvh_runtime_device_name(const struct kvh_runtime *rt);
 
+/* The link: the median of a few contiguous copies each way, in GB/s (10^9). Zeros, and no
+ * measurement, on the host device, which has none. Before anything else. Waits. */
+int kvh_runtime_link(struct kvh_runtime *rt, double *store_p, double *load_p);
+
 /* Scattered ones, as after hours of serving. All or none: false, too few are free. */
 bool kvh_runtime_pages_take(struct kvh_runtime *rt, uint32_t n, uint32_t *pages);
 void kvh_runtime_pages_give(struct kvh_runtime *rt, uint32_t n, const uint32_t *pages);

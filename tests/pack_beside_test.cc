@@ -302,6 +302,23 @@ TEST(BesideProgram, PrintsJsonAndPlots)
 	EXPECT_GT(std::filesystem::file_size(dir.path("load.svg")), 1000u);
 }
 
+TEST(BesideProgram, WritesJsonBesideItsTable)
+{
+	TempDir dir;
+	const Outcome result = run({"pack", "--device", "host", "--load=copy", "--fragments",
+				    "4K", "--sample", "8M", "--samples", "1",
+				    "--json=" + dir.path("pack.json")});
+
+	ASSERT_EQ(result.status, 0) << result.err;
+	EXPECT_NE(result.out.find("beside other kernels"), std::string::npos);
+	json_error_t error;
+	json_t *json = json_load_file(dir.path("pack.json").c_str(), 0, &error);
+
+	ASSERT_NE(json, nullptr) << error.text;
+	EXPECT_NE(json_object_get(json, "beside"), nullptr);
+	json_decref(json);
+}
+
 TEST(BesideProgram, RefusesAKernelItDoesNotKnow)
 {
 	EXPECT_EQ(run({"pack", "--load=matmul"}).status, 2);

@@ -95,6 +95,19 @@ class Report : public ::testing::Test
 	struct kvh_result result_ = {};
 };
 
+/* 1.5 GB/s of a link of 3; without a link nothing is said of it. */
+TEST_F(Report, SharesOfTheLink)
+{
+	EXPECT_EQ(print(false).find("link"), std::string::npos);
+	EXPECT_EQ(print(true).find("link"), std::string::npos);
+	result_.link_store = 2;
+	result_.link_load = 3;
+	EXPECT_NE(print(false).find("D2H 2.00 GB/s, H2D 3.00 GB/s"), std::string::npos);
+	EXPECT_NE(print(false).find("50.0%"), std::string::npos) << print(false);
+	EXPECT_NE(print(true).find("\"share_of_link\": 0.5"), std::string::npos);
+	EXPECT_NE(print(true).find("\"link_h2d_gb_per_s\": 3.0"), std::string::npos);
+}
+
 TEST_F(Report, Json)
 {
 	json_error_t error;
