@@ -187,6 +187,17 @@ static void figures_latency(struct list *list, const struct kvh_pack_report *rep
 	}
 }
 
+static void figures_pin(struct list *list, const struct kvh_pack_report *report)
+{
+	struct kvh_figure *figure = begin(list, "pinning", "", "GB/s", true, 10);
+	char where[64];
+
+	(void)snprintf(where, sizeof(where), "%" PRIu64 " MiB", report->pin_bytes >> 20);
+	if (report->pin_bytes != 0)
+		worst(figure, report->pin_rate, where);
+	end(list);
+}
+
 uint32_t kvh_figures_of(const struct kvh_pack_report *report,
 			struct kvh_figure figures[KVH_FIGURES_MAX])
 {
@@ -196,6 +207,7 @@ uint32_t kvh_figures_of(const struct kvh_pack_report *report,
 	figures_both(&list, report);
 	figures_beside(&list, report);
 	figures_latency(&list, report);
+	figures_pin(&list, report);
 	return list.n;
 }
 

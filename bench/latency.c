@@ -183,11 +183,9 @@ static int job(struct rig *rig, bool load, uint64_t *latency_p, uint64_t *way_p)
 static int set_mode(struct rig *rig, enum kvh_latency_mode mode)
 {
 	bool spins = mode == KVH_LATENCY_SPIN || mode == KVH_LATENCY_ALONE;
-	int err;
 
 	kvh_lookout_mute(rig->lookout, mode == KVH_LATENCY_ALONE || mode == KVH_LATENCY_LOOK);
-	err = kvh_engine_set(rig->engine, "gpu.spin", spins ? "1s" : "0");
-	return err != 0 && spins ? -EOPNOTSUPP : 0;
+	return kvh_engine_set(rig->engine, "gpu.spin", spins ? "1s" : "0ns");
 }
 
 /* The first job of a row is not counted. */
@@ -212,7 +210,7 @@ static int measure_row(struct rig *rig, struct kvh_latency_row *row)
 	row->mover_cores = way == 0 ? 0 : (double)cpu / (double)way;
 	row->error = err;
 	free(each.ns);
-	return err == -EOPNOTSUPP ? 0 : err;
+	return err;
 }
 
 static int take_lease(struct rig *rig)

@@ -35,7 +35,7 @@ struct kvh_latency_row {
 	uint32_t n;              /* jobs */
 	uint64_t p50_ns, p99_ns; /* 0 also where the user knew before the lookout did */
 	double mover_cores;      /* that its thread took while jobs were on their way */
-	int error; /* 0, or why there is no measurement; -EOPNOTSUPP: no such option */
+	int error;               /* 0, or why there is no measurement */
 };
 
 struct kvh_latency_report {

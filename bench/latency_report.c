@@ -5,7 +5,6 @@
  */
 #include "bench/latency.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <string.h>
@@ -13,11 +12,6 @@
 static const char *direction(bool load)
 {
 	return load ? "H2D" : "D2H";
-}
-
-static const char *reason(int error)
-{
-	return error == -EOPNOTSUPP ? "not in this version" : strerror(-error);
 }
 
 void kvh_latency_head_print(FILE *out)
@@ -34,7 +28,7 @@ void kvh_latency_row_print(FILE *out, const struct kvh_latency_row *row)
 	fprintf(out, "%-10s %-4s %8.1f ", kvh_latency_mode_name(row->mode),
 		direction(row->load), (double)row->bytes / 1048576);
 	if (row->error != 0)
-		fprintf(out, "%s\n", reason(row->error));
+		fprintf(out, "%s\n", strerror(-row->error));
 	else
 		fprintf(out, "%6" PRIu32 " %9s %9s %12.3f\n", row->n,
 			kvh_format_ns(row->p50_ns, p50), kvh_format_ns(row->p99_ns, p99),
@@ -64,7 +58,7 @@ static json_t *row_json(const struct kvh_latency_row *row)
 	if (object == NULL)
 		return NULL;
 	if (row->error != 0) {
-		(void)json_object_set_new(object, "error", json_string(reason(row->error)));
+		(void)json_object_set_new(object, "error", json_string(strerror(-row->error)));
 		return object;
 	}
 	(void)json_object_set_new(object, "jobs", json_integer(row->n));

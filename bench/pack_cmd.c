@@ -9,6 +9,8 @@
 #include "bench/figures.h"
 #include "bench/pack_opts.h"
 #include "bench/pack_report.h"
+#include "host/arena_map.h"
+#include "host/clock.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -209,6 +211,44 @@ static int measure_latency(struct run *run)
 	return kvh_latency_run(&opts, &run->report->latency);
 }
 
+/* ---- pinning ------------------------------------------------------------ */
+
+#define GPU_PIN  UINT64_C(0x800000000) /* 32 GiB */
+#define HOST_PIN (UINT64_C(256) << 20)
+
+/* All of an arena, as an engine opens it. */
+static int measure_pin(struct run *run)
+{
+	struct kvh_pack_report *report = run->report;
+	uint64_t room = kvh_arena_room_machine(""), cgroup = kvh_arena_room_cgroup(""), ns;
+	struct kvh_arena_opts opts = {
+		.dev = run->rig->dev,
+		.numa_node = report->device.numa_node,
+	};
+	uint64_t most = report->device.n_sms != 0 ? GPU_PIN : HOST_PIN;
+	struct kvh_arena *arena;
+	int err;
+
+	room = (cgroup < room ? cgroup : room) / 2;
+	opts.bytes = (room < most ? room : most) / KVH_GRANULE_BYTES * KVH_GRANULE_BYTES;
+	ns = kvh_now_ns();
+	err = kvh_arena_open(&opts, &arena);
+	if (err != 0) {
+		kvh_bench_complain("%" PRIu64 " MiB could not be pinned: %s", opts.bytes >> 20,
+				   strerror(-err));
+		return err;
+	}
+	kvh_arena_pinned_wait(arena);
+	ns = kvh_now_ns() - ns;
+	kvh_arena_close(arena, false);
+	report->pin_bytes = opts.bytes;
+	report->pin_rate = (double)opts.bytes / (double)ns;
+	if (!run->o->json && !run->o->csv)
+		printf("\npinning: %.2f GB/s, %" PRIu64 " MiB\n", report->pin_rate,
+		       opts.bytes >> 20);
+	return 0;
+}
+
 static int measure_link(struct run *run, bool gpu)
 {
 	struct kvh_pack_report *report = run->report;
@@ -285,6 +325,8 @@ static int measure(struct run *run)
 		err = measure_beside(run);
 	if (err == 0 && o->latency)
 		err = measure_latency(run);
+	if (err == 0 && o->pin)
+		err = measure_pin(run);
 	return err;
 }
 

@@ -33,6 +33,7 @@ enum option_key {
 	OPTION_TRANSFERS,
 	OPTION_LOAD,
 	OPTION_LATENCY,
+	OPTION_PIN,
 };
 
 static const struct argp_option option_list[] = {
@@ -44,6 +45,8 @@ static const struct argp_option option_list[] = {
 	 0},
 	{"latency", OPTION_LATENCY, NULL, 0,
 	 "from the device's end of a job to its user's thread awake", 0},
+	{"pin", OPTION_PIN, NULL, 0,
+	 "how fast 32 GiB are pinned, or a half of what is free (256M on the host device)", 0},
 	{"fragments", OPTION_FRAGMENTS, "LIST", 0,
 	 "bytes that a page has of a plane (2K,4K,8K,16K,32K,128K)", 0},
 	{"frames", OPTION_FRAMES, "LIST", 0, "payloads of a chunk (2M,128K,512K,8M,32M)", 0},
@@ -164,6 +167,7 @@ static error_t take(int key, char *arg, struct argp_state *state)
 	case OPTION_ALL: o->all = true; break;
 	case OPTION_TRANSFERS: o->transfers = true; break;
 	case OPTION_LATENCY: o->latency = true; break;
+	case OPTION_PIN: o->pin = true; break;
 	case OPTION_LOAD:
 		o->beside = true;
 		if (arg != NULL)
@@ -194,8 +198,8 @@ static const struct argp parser = {
 	.options = option_list,
 	.parser = take,
 	.doc = "Measures how fast pages move to frames in pinned memory and back, and what "
-	       "other kernels lose meanwhile, and when its user knows. --transfers, --load "
-	       "and --latency are its parts; all three, where none is named.\v"
+	       "other kernels lose meanwhile, and when its user knows. --transfers, "
+	       "--load, --latency and --pin are its parts; all, where none is named.\v"
 	       "The link is one contiguous copy in the same run. Every measurement's bytes "
 	       "are compared: frames with pages after a store, the whole pool after a load. "
 	       "The exit status is 1 if any were wrong.",
@@ -221,8 +225,10 @@ void kvh_pack_opts_defaults(struct kvh_pack_opts *o, bool gpu)
 		5,
 	};
 
-	if (!o->transfers && !o->beside && !o->latency)
+	if (!o->transfers && !o->beside && !o->latency && !o->pin) {
 		o->transfers = o->beside = o->latency = true;
+		o->pin = gpu; /* elsewhere nothing is pinned */
+	}
 	o->beside_fragments = o->fragments.n == 0 ? beside : o->fragments;
 	if (o->fragments.n == 0)
 		o->fragments = fragments;

@@ -21,7 +21,8 @@ struct kvh_size_list {
 
 struct kvh_pack_opts {
 	const char *device;
-	bool transfers, beside, latency; /* the parts to do; none named: all */
+	bool transfers, beside, latency, pin; /* the parts to do; none named: all, on
+					       * the host device but pin */
 	struct kvh_size_list fragments, frames;
 	struct kvh_size_list beside_fragments; /* beside other kernels; 4 and 32 KiB */
 	bool orders[KVH_PAGES_ORDERS];

@@ -190,14 +190,15 @@ int kvh_pack_report_json(FILE *out, const struct kvh_pack_report *report)
 	figures = report->device.n_sms != 0
 			  ? kvh_figures_json(list, kvh_figures_of(report, list))
 			  : json_array();
-	object = json_pack("{s:s, s:s, s:b, s:f, s:f, s:f, s:I, s:o, s:o, s:o, s:o, s:o}",
-			   "device", report->device.name, "driver", report->device.driver,
-			   "gpu", (int)(report->device.n_sms != 0), "link_d2h_gb_per_s",
-			   report->link_store, "link_h2d_gb_per_s", report->link_load,
-			   "link_both_gb_per_s", report->link_both, "link_bytes",
-			   (json_int_t)report->link_bytes, "rows", rows, "both", both, "beside",
-			   kvh_beside_json(&report->beside), "latency",
-			   kvh_latency_json(&report->latency), "figures", figures);
+	object = json_pack(
+		"{s:s, s:s, s:b, s:f, s:f, s:f, s:I, s:o, s:o, s:o, s:o, s:I, s:f, s:o}",
+		"device", report->device.name, "driver", report->device.driver, "gpu",
+		(int)(report->device.n_sms != 0), "link_d2h_gb_per_s", report->link_store,
+		"link_h2d_gb_per_s", report->link_load, "link_both_gb_per_s", report->link_both,
+		"link_bytes", (json_int_t)report->link_bytes, "rows", rows, "both", both,
+		"beside", kvh_beside_json(&report->beside), "latency",
+		kvh_latency_json(&report->latency), "pin_bytes", (json_int_t)report->pin_bytes,
+		"pin_gb_per_s", report->pin_rate, "figures", figures);
 	if (object == NULL)
 		return -ENOMEM;
 	rc = json_dumpf(object, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6));

@@ -51,6 +51,8 @@ struct kvh_pack_report {
 	struct kvh_pack_both *both;
 	size_t n_both, both_room;
 	struct kvh_beside_report beside;
+	uint64_t pin_bytes; /* 0: not measured */
+	double pin_rate;    /* GB/s, until the last byte of an arena is pinned */
 	struct kvh_latency_report latency;
 };
 

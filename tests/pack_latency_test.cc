@@ -163,6 +163,7 @@ TEST(Latency, EveryModeMovesTheRightBytesBothWays)
 	for (uint32_t i = 0; i < report.n; i++) {
 		const struct kvh_latency_row &row = report.rows[i];
 
+		EXPECT_EQ(row.error, 0) << kvh_latency_mode_name(row.mode);
 		EXPECT_EQ(row.mode, i % KVH_LATENCY_MODES);
 		EXPECT_EQ(row.load, i >= KVH_LATENCY_MODES);
 		EXPECT_GT(row.bytes, 1u << 20);
