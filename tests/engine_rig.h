@@ -371,13 +371,18 @@ class Pool
 	{
 		next_ = 0;
 	}
-	/* Writes the chunk's bytes to its pages. */
-	void fill(const kvh_key &key, const Pages &pages)
+	/* Writes the chunk's bytes to its pages; of one layer, or of all. */
+	void fill(const kvh_key &key, const Pages &pages, uint32_t layer = KVH_LAYER_ALL)
 	{
+		const auto &g = layout.groups[key.group];
+
 		each(key.group, pages,
 		     [&](const kvh_plane &p, const layouts::Element &e, uint32_t page,
 			 uint64_t position) {
-			     *memory.at(p, page, e) = byte_of(key, position);
+			     const auto plane = static_cast<size_t>(&p - g.planes.data());
+
+			     if (layer == KVH_LAYER_ALL || g.shapes[plane].layer == layer)
+				     *memory.at(p, page, e) = byte_of(key, position);
 		     });
 	}
 	/* The same in a copy of memory.all(): what a load has to make of it. */

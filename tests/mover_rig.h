@@ -88,6 +88,15 @@ class Group
 	{
 		return mem;
 	}
+	/* Where plane i lies in the pool, without its guards. */
+	uint64_t plane_offset(uint32_t i) const
+	{
+		return planes[i].offset;
+	}
+	uint64_t plane_bytes(uint32_t i) const
+	{
+		return planes[i].page_stride * shape.n_pages;
+	}
 
 	Shape shape;
 	Bytes image;
@@ -416,10 +425,16 @@ class Job
 		move.n_parts = uint32_t(cparts.size());
 		move.done = on_done;
 		move.arg = this;
+		move.layered = layered;
 		rc = load ? kvh_mover_load(rig.mover, &move, stream, event)
 			  : kvh_mover_store(rig.mover, &move, stream, event);
 		accepted = rc == 0;
 		return rc;
+	}
+	/* Of a store by layers. */
+	int give(uint32_t layer, kvh_stream stream, kvh_event_mark event = nullptr)
+	{
+		return kvh_mover_store_layer(rig.mover, &move, layer, stream, event);
 	}
 	bool finished()
 	{
@@ -545,6 +560,7 @@ class Job
 	struct kvh_move move {
 	};
 	bool load = false, accepted = false;
+	bool layered = false;  /* set before start */
 	uint64_t done_seq = 0; /* the how many-th done of all jobs */
 
       private:

@@ -2,7 +2,9 @@
 /*
  * mover_stress_test.cc - many moves at once. Schedules: one thread, the stepped
  * device, every choice drawn from a seed, so that a failing one replays exactly.
- * Threads: two of them submit, wait on layers, cancel, add and remove plans.
+ * Stores by layers get layers late, all at once, or never, while their pages are
+ * computed. Threads: two of them submit, wait on layers, give layers, cancel, add and
+ * remove plans.
  * KVH_MOVER_SCHEDULES sets how many schedules are drawn, KVH_MOVER_SEED the first.
  */
 #include "tests/mover_rig.h"
@@ -45,12 +47,15 @@ struct Fault {
 	uint64_t nth, count;
 };
 
-/* Stores from one group and loads into another, in steps. */
+/* Stores from one group and loads into another, in steps. A store by layers, one at a
+ * time, has a group of its own, whose pages are spoilt when it starts and computed
+ * before a layer is given. */
 class Schedule
 {
       public:
 	explicit Schedule(uint64_t seed)
-	    : r(Kind::STEPPED, 1 + seed % 3 * 700, 1 + uint32_t(seed % 4), seed)
+	    : r(Kind::STEPPED, 1 + seed % 3 * 700, 1 + uint32_t(seed % 4), seed),
+	      late(r.group(random_shape(r.rng))), spoilt(late.image.size())
 	{
 		for (int i = 0; i < 2; i++) {
 			from.push_back(&r.group(random_shape(r.rng)));
@@ -70,6 +75,8 @@ class Schedule
 			r.rule(fault->call, fault->action, fault->nth, fault->count);
 		for (int op = 0; op < 300; op++)
 			draw();
+		if (!layered.empty() && (r.rng() % 2 || !give(KVH_LAYER_ALL)))
+			kvh_mover_cancel(r.mover, &layered.back()->move);
 		for (auto &job : jobs)
 			if (job.accepted)
 				job.wait();
@@ -99,6 +106,56 @@ class Schedule
 			return;
 		(load ? loads : stores).push_back(&jobs.back());
 	}
+	/* On the runtime's stream; false: it was refused. */
+	bool write(uint64_t off, uint64_t bytes, const void *from)
+	{
+		struct kvh_copy copy = {static_cast<char *>(late.memory()) + off, from, bytes};
+
+		return r.dev->ops->copy(r.dev, KVH_COPY_H2D, &copy, r.stream) == 0;
+	}
+	void start_layered()
+	{
+		if (dead() || (!layered.empty() && !layered.back()->finished()))
+			return;
+		given = -1;
+		jobs.emplace_back(r);
+		jobs.back().add(late, uint32_t(1 + r.rng() % 3));
+		jobs.back().layered = true;
+		for (uint32_t i = 0; i < late.plan->n_planes; i++)
+			write(late.plane_offset(i), late.plane_bytes(i), spoilt.data());
+		if (jobs.back().start(false, nullptr) == 0)
+			layered.push_back(&jobs.back());
+	}
+	/* Computes what lacks up to the layer, and says so. */
+	bool give(uint32_t layer)
+	{
+		Job &job = *layered.back();
+		int rc;
+
+		for (uint32_t i = 0; i < late.plan->n_planes; i++) {
+			uint32_t at = late.plan->planes[i].layer;
+
+			if (int64_t(at) > given && at <= layer &&
+			    !write(late.plane_offset(i), late.plane_bytes(i),
+				   &late.image[late.plane_offset(i)]))
+				return false;
+		}
+		rc = job.give(layer, r.stream);
+		if (rc == 0)
+			given = layer;
+		return rc == 0;
+	}
+	void draw_layer()
+	{
+		if (layered.empty() || layered.back()->finished())
+			start_layered();
+		else if (r.rng() % 16 == 0)
+			kvh_mover_cancel(r.mover, &layered.back()->move);
+		else if (r.rng() % 16 == 0)
+			give(KVH_LAYER_ALL);
+		else if (given < 8)
+			give(uint32_t(given + 1 + int64_t(r.rng() % 2)));
+	}
 	void draw()
 	{
 		uint64_t what = r.rng() % 40;
@@ -111,6 +168,8 @@ class Schedule
 			kvh_mover_cancel(r.mover, &stores[r.rng() % stores.size()]->move);
 		else if (what == 3 && grows)
 			grow();
+		else if (what == 4 && jobs.size() < 12)
+			draw_layer();
 		else
 			r.step();
 	}
@@ -131,7 +190,10 @@ class Schedule
 	}
 	bool intact()
 	{
-		for (Job *job : stores) {
+		std::vector<Job *> all = stores;
+
+		all.insert(all.end(), layered.begin(), layered.end());
+		for (Job *job : all) {
 			for (size_t p = 0; p < job->parts.size(); p++)
 				for (size_t i = 0; i < job->parts[p].status.size(); i++)
 					if (!chunk_right(*job, p, i))
@@ -178,9 +240,12 @@ class Schedule
 	}
 
 	Rig r;
+	Group &late;
+	Bytes spoilt; /* zeros */
 	std::vector<Group *> from, into;
 	std::deque<Job> jobs;
-	std::vector<Job *> stores, loads;
+	std::vector<Job *> stores, loads, layered;
+	int64_t given = -1; /* of the last layered one */
 	bool failed = false, grows = true;
 };
 
@@ -252,6 +317,23 @@ void read_layers(Rig &r, Job &job, kvh_stream stream)
 	}
 }
 
+/* All of them, or some, and then it is cancelled. */
+void give_layers(Rig &r, Job &job)
+{
+	uint32_t layer = 0;
+
+	while (layer < 6 && r.rng() % 8) {
+		int rc = job.give(layer, r.stream);
+
+		EXPECT_TRUE(rc == 0 || rc == -ENOENT) << rc; /* it had all, and has ended */
+		layer += 1 + uint32_t(r.rng() % 2);
+	}
+	if (layer < 6)
+		kvh_mover_cancel(r.mover, &job.move);
+	else
+		(void)job.give(KVH_LAYER_ALL, r.stream); /* maybe it has ended */
+}
+
 /* A client with groups and jobs of its own on a mover that two share. */
 void client(Rig &shared, uint64_t seed)
 {
@@ -267,6 +349,11 @@ void client(Rig &shared, uint64_t seed)
 			ASSERT_EQ(0, stores.back().start(false, r.stream));
 			if (r.rng() % 4 == 0)
 				kvh_mover_cancel(r.mover, &stores.back().move);
+			stores.emplace_back(r);
+			stores.back().add(from, uint32_t(1 + r.rng() % 3));
+			stores.back().layered = true;
+			ASSERT_EQ(0, stores.back().start(false, nullptr));
+			give_layers(r, stores.back());
 			loads.emplace_back(r);
 			loads.back().add(into, uint32_t(1 + r.rng() % 6), 10);
 			ASSERT_EQ(0, loads.back().start(true, r.stream));
