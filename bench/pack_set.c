@@ -74,7 +74,7 @@ int kvh_pack_rig_open(struct kvh_pack_rig *rig, const char *device, uint64_t poo
 	if (err == 0)
 		err = kvh_mover_open(rig->dev, &mover, &rig->mover);
 	if (err == 0)
-		err = rig->dev->ops->stream_create(rig->dev, 1, &rig->stream);
+		err = rig->dev->ops->stream_create(rig->dev, 2, &rig->stream);
 	if (err != 0) {
 		kvh_bench_complain("a pool of %" PRIu64 " bytes: %s", rig->pool_bytes,
 				   strerror(-err));

@@ -80,7 +80,8 @@ struct kvh_device_ops {
 	int (*host_register)(struct kvh_device *dev, void *base, uint64_t bytes);
 	int (*host_unregister)(struct kvh_device *dev, void *base);
 
-	/* priority: 0 normal, 1 highest. */
+	/* priority: 0 normal, 1 high, 2 highest: the first in line where several may run.
+	 * On a device with two levels 1 and 2 are the same. */
 	int (*stream_create)(struct kvh_device *dev, int priority, kvh_stream *stream_p);
 	void (*stream_destroy)(struct kvh_device *dev, kvh_stream stream);
 	int (*stream_wait)(struct kvh_device *dev,

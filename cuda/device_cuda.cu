@@ -153,10 +153,20 @@ int cuda_host_unregister(struct kvh_device *base, void *mem)
 
 // ---- streams and events ----
 
+// The driver's levels go down: the highest is the least number.
+int stream_level(const cuda_device *dev, int priority)
+{
+	if (priority == 0)
+		return dev->priority_normal;
+	if (priority == 1 && dev->priority_normal - dev->priority_high >= 2)
+		return dev->priority_high + 1;
+	return dev->priority_high;
+}
+
 int cuda_stream_create(struct kvh_device *base, int priority, kvh_stream *stream_p)
 {
 	cuda_device *dev = cuda_of(base);
-	int level = priority != 0 ? dev->priority_high : dev->priority_normal;
+	int level = stream_level(dev, priority);
 	cudaStream_t stream = nullptr;
 	int err = kvh_cuda_enter(dev);
 

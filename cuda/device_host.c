@@ -59,17 +59,19 @@ static bool host_is_dead(struct kvh_device *base)
 
 /* ---- streams and events ---- */
 
-/* All streams are equal here: a thread's priority is not ours to raise. */
+/* All streams are equal here, a thread's priority is not ours to raise; tests may ask
+ * what was wanted. */
 static int host_stream_create(struct kvh_device *base, int priority, kvh_stream *stream_p)
 {
 	struct host_device *dev = host_of(base);
 	struct host_stream *stream;
 	int err = kvh_host_call_begin(dev, KVH_HOST_STREAM_CREATE);
 
-	(void)priority;
 	if (err != 0)
 		return err;
 	stream = kvh_host_stream_new(dev, &err);
+	if (stream != NULL)
+		stream->priority = priority;
 	pthread_mutex_unlock(&dev->lock);
 	if (stream != NULL)
 		*stream_p = (kvh_stream)(void *)stream;
@@ -126,6 +128,18 @@ static int host_stream_capturing(struct kvh_device *base, kvh_stream stream)
 		rc = s != NULL ? s->capturing : dev->null_capturing;
 	pthread_mutex_unlock(&dev->lock);
 	return rc;
+}
+
+uint32_t kvh_host_streams(struct kvh_device *base, int priority)
+{
+	struct host_device *dev = host_of(base);
+	uint32_t n = 0;
+
+	pthread_mutex_lock(&dev->lock);
+	for (const struct host_stream *s = dev->streams; s != NULL; s = s->next)
+		n += !s->closing && s->priority == priority;
+	pthread_mutex_unlock(&dev->lock);
+	return n;
 }
 
 void kvh_host_set_capturing(struct kvh_device *base, kvh_stream stream, bool capturing)

@@ -68,6 +68,8 @@ uint32_t kvh_host_held(struct kvh_device *dev);
 void kvh_host_held_wait(struct kvh_device *dev, uint32_t n);
 /* How many ranges are registered right now. */
 uint32_t kvh_host_registered(struct kvh_device *dev);
+/* How many streams of a priority are open. */
+uint32_t kvh_host_streams(struct kvh_device *dev, int priority);
 /* Marks a stream (NULL: that one) as under capture. */
 void kvh_host_set_capturing(struct kvh_device *dev, kvh_stream stream, bool capturing);
 

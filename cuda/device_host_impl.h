@@ -71,6 +71,7 @@ struct host_stream {
 	bool closing;   /* destroyed by the caller: runs dry, takes nothing more */
 	bool finished;  /* closing and dry: may be joined and freed */
 	bool capturing; /* as a test says */
+	int priority;   /* as asked for */
 };
 
 struct host_device;

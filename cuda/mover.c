@@ -226,12 +226,20 @@ void kvh_mover_set_spin(struct kvh_mover *mover, uint64_t ns)
 
 /* ---- life ------------------------------------------------------------- */
 
+/*
+ * Loads go before stores where both wait, by the streams' priorities alone: of a
+ * scatter and gathers that are all ready the scatter is next, so it waits for the one
+ * gather that runs, a stage of tens of microseconds, however many were enqueued ahead.
+ * For the link nothing has to be held: stores and loads take a copy engine each, and
+ * both at once reach what the two engines reach alone. So feeding does not look at loads.
+ * Of a store only page numbers, some KB, go the loads' way.
+ */
 static int lane_open(struct kvh_mover *mover, struct kvh_lane *lane, bool load)
 {
 	struct kvh_device *dev = mover->dev;
 	int rc;
 
-	rc = dev->ops->stream_create(dev, 1, &lane->kernel);
+	rc = dev->ops->stream_create(dev, load ? 2 : 1, &lane->kernel);
 	if (rc == 0)
 		rc = dev->ops->stream_create(dev, 0, &lane->copy);
 	if (rc == 0)

@@ -92,7 +92,7 @@ TAILQ_HEAD(kvh_run_list, kvh_move_run);
 struct kvh_lane {
 	struct kvh_mover *mover;
 	bool load;
-	kvh_stream kernel; /* gather, scatter: the highest priority */
+	kvh_stream kernel; /* gather: high; scatter: highest priority */
 	kvh_stream copy;   /* the link */
 	kvh_stream notice; /* waits for events and notifies: no copy waits for a host thread */
 

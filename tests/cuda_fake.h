@@ -55,6 +55,8 @@ struct State {
 	int batches = 0, copies = 0;
 	std::map<void *, Memory> memory;
 	std::map<const void *, size_t> registered;
+	int greatest = -5; /* of the streams' levels, and what the last one got */
+	int level = 1;
 };
 inline State state;
 inline std::recursive_mutex lock;
@@ -285,7 +287,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **fn, unsi
 cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
 {
 	*least = 0;
-	*greatest = -5;
+	*greatest = fake::state.greatest;
 	return fake::call("cudaDeviceGetStreamPriorityRange");
 }
 cudaError_t cudaMalloc(void **mem, size_t bytes)
@@ -340,8 +342,9 @@ cudaError_t cudaHostUnregister(void *mem)
 		return fake::result(cudaErrorHostMemoryNotRegistered);
 	return error;
 }
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned int flags, int)
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned int flags, int level)
 {
+	fake::state.level = level;
 	EXPECT_EQ(flags, unsigned{cudaStreamNonBlocking});
 	return fake::make("cudaStreamCreateWithPriority", stream);
 }

@@ -250,6 +250,26 @@ TEST_F(DeviceCuda, OwnsTheMemoryOfItsNumber)
 /* ---- contexts --------------------------------------------------------- */
 
 /* The runtime and every engine share a GPU's primary context; it goes with the last. */
+TEST_F(DeviceCuda, PrioritiesAreLevelsAsFarAsThereAreSome)
+{
+	static const struct {
+		int greatest, levels[3]; /* of priorities 0, 1, 2 */
+	} cases[] = {{-5, {0, -4, -5}}, {-2, {0, -1, -2}}, {-1, {0, -1, -1}}, {0, {0, 0, 0}}};
+
+	for (const auto &c : cases) {
+		fake::state.greatest = c.greatest;
+		ASSERT_EQ(kvh_device_cuda_open(0, &dev), 0);
+		for (int priority = 0; priority < 3; priority++) {
+			kvh_stream stream;
+
+			ASSERT_EQ(did(dev->ops->stream_create(dev, priority, &stream)), 0);
+			EXPECT_EQ(fake::state.level, c.levels[priority]);
+			dev->ops->stream_destroy(dev, stream);
+		}
+		dev->ops->close(dev);
+	}
+}
+
 TEST_F(DeviceCuda, TwoThatAreOpenedOnOneGpuShareItsContext)
 {
 	kvh_device *one, *two;

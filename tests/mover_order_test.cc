@@ -287,6 +287,46 @@ TEST_P(MoverOrder, ControlAStageIsOverwritten)
 	EXPECT_FALSE(job.stored(0, 0)); /* got a later unit's bytes */
 }
 
+/* ---- loads and stores --------------------------------------------------- */
+
+TEST(MoverPriority, ScattersGoBeforeGathers)
+{
+	Rig r(Kind::HOST);
+
+	EXPECT_EQ(1u, kvh_host_streams(r.dev, 2));
+	EXPECT_EQ(1u, kvh_host_streams(r.dev, 1));
+	EXPECT_LT(0u, kvh_host_streams(r.dev, 0));
+	r.close_mover();
+	EXPECT_EQ(0u, kvh_host_streams(r.dev, 2));
+}
+
+/* Stores that hold the whole ring, and more that wait, hold up no load. */
+TEST_P(MoverOrder, ALoadPassesStores)
+{
+	Rig r(GetParam(), 1, 2);
+	Group &g = r.group(Shape()), &into = r.group(Shape());
+	Job first(r), second(r), load(r);
+
+	r.rule(KVH_HOST_COPY, KVH_HOST_HOLD, 2); /* the first behind the page numbers */
+	for (Job *job : {&first, &second}) {
+		job->add(g, 4);
+		ASSERT_EQ(0, job->start(false, r.stream));
+	}
+	r.settle(1);
+	load.add(into, 4);
+	ASSERT_EQ(0, load.start(true, r.stream));
+	load.wait();
+	load.expect_loaded();
+	EXPECT_FALSE(first.finished());
+	EXPECT_FALSE(second.finished());
+	EXPECT_GE(2u, kvh_host_count(r.dev, KVH_HOST_GATHER)); /* none ahead of the ring */
+	kvh_host_release(r.dev);
+	for (Job *job : {&first, &second}) {
+		job->wait();
+		job->expect_stored();
+	}
+}
+
 /* ---- layers ----------------------------------------------------------- */
 
 /* Layer by layer in ascending order, over all parts. */
