@@ -247,9 +247,6 @@ TEST_F(DeviceCuda, OwnsTheMemoryOfItsNumber)
 	}
 }
 
-/* ---- contexts --------------------------------------------------------- */
-
-/* The runtime and every engine share a GPU's primary context; it goes with the last. */
 TEST_F(DeviceCuda, PrioritiesAreLevelsAsFarAsThereAreSome)
 {
 	static const struct {
@@ -270,6 +267,9 @@ TEST_F(DeviceCuda, PrioritiesAreLevelsAsFarAsThereAreSome)
 	}
 }
 
+/* ---- contexts --------------------------------------------------------- */
+
+/* The runtime and every engine share a GPU's primary context; it goes with the last. */
 TEST_F(DeviceCuda, TwoThatAreOpenedOnOneGpuShareItsContext)
 {
 	kvh_device *one, *two;
