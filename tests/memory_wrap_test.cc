@@ -269,11 +269,11 @@ TEST_P(OpenWithoutMemory, AtEveryCall)
 	const std::string text = GetParam();
 	const size_t colon = text.find(':') + 1;
 	Dir dir;
-	const Opts opts{{text.substr(0, colon) + dir.path() + "/l2" + text.substr(colon)},
-			4 * MIB};
+	Opts opts{{text.substr(0, colon) + dir.path() + "/l2" + text.substr(colon)}, 4 * MIB};
 	size_t live = 0, fds = 0;
 	uint64_t failed = 0;
 
+	opts.device = "host,host";
 	for (bool for_ever : {false, true}) {
 		bool came = true;
 
@@ -318,8 +318,7 @@ TEST_P(OpenWithoutMemory, OrWithoutThreads)
 	const std::string text = GetParam();
 	const size_t colon = text.find(':') + 1;
 	Dir dir;
-	const Opts opts{{text.substr(0, colon) + dir.path() + "/l2" + text.substr(colon)},
-			4 * MIB};
+	Opts opts{{text.substr(0, colon) + dir.path() + "/l2" + text.substr(colon)}, 4 * MIB};
 	Engine other; /* it does not notice */
 	Desc desc;
 	Pool pool(other, desc.layout, other.space(desc));
@@ -327,6 +326,7 @@ TEST_P(OpenWithoutMemory, OrWithoutThreads)
 	size_t live = 0, fds = 0;
 	uint64_t failed = 0;
 
+	opts.device = "host,host";
 	for (bool for_ever : {false, true}) {
 		bool came = true;
 

@@ -95,7 +95,7 @@ class Faults : protected Stage
 
 		if (rng_.one_in(3)) {
 			world_.note("device goes on");
-			kvh_host_release(engine_->devices.list[0].dev);
+			release_devices();
 			return;
 		}
 		if (n < 7 || n > 11) { /* the others only change the order of things */
@@ -104,8 +104,9 @@ class Faults : protected Stage
 			weather_.device_fails = true;
 		}
 		rule.nth = 1 + rng_.below(8);
-		(void)kvh_host_rule_add(engine_->devices.list[0].dev, &rule);
-		world_.note("device: call %d, action %d", rule.call, rule.action);
+		const uint32_t d = which_device();
+		(void)kvh_host_rule_add(engine_->devices.list[d].dev, &rule);
+		world_.note("device %u: call %d, action %d", d, rule.call, rule.action);
 	}
 	void memory_fault()
 	{
@@ -132,7 +133,7 @@ class Faults : protected Stage
 	void heal()
 	{
 		guards().fail_alloc_in = guards().fail_inside_one_in = 0;
-		kvh_host_release(engine_->devices.list[0].dev);
+		release_devices();
 		for (const Adapter &adapter : truth_.adapters) {
 			kvh_fault *fault = find_fault(adapter);
 

@@ -45,7 +45,7 @@ class Reckoning : protected Changes
 		const bool ended = world_.until([&] {
 			size_t jobs = 0;
 
-			kvh_host_release(engine_->devices.list[0].dev);
+			release_devices();
 			release_held();
 			poll_all(16);
 			for (auto &c : clients_)

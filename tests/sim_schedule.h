@@ -169,9 +169,8 @@ class Schedule : private Reckoning
 		const size_t at = rng_.below(clients_.size());
 
 		if (clients_[at]->changes())
-			return; /* nobody would know what became of them */
-		kvh_host_release(
-			engine_->devices.list[0].dev); /* it waits for what is on the device */
+			return;    /* nobody would know what became of them */
+		release_devices(); /* it waits for what is on the device */
 		clients_[at]->die();
 		for (const kvh_lease_t id : clients_[at]->stale())
 			if (rng_.one_in(8))
@@ -187,7 +186,7 @@ class Schedule : private Reckoning
 			return;
 		client().unregister(*p);
 		if (!p->open) {
-			kvh_host_release(engine_->devices.list[0].dev);
+			release_devices();
 			new_pool(p->space, p->rank);
 		}
 	}
@@ -283,7 +282,7 @@ class Schedule : private Reckoning
 		static const uint64_t drains[] = {0, 0, 20 * MS, 4000 * MS};
 
 		world_.note("the engine stops");
-		kvh_host_release(engine_->devices.list[0].dev);
+		release_devices();
 		release_held();
 		stop(drains[rng_.below(4)]);
 		for (auto &p : pools_)

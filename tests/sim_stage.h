@@ -35,7 +35,8 @@ class Stage
 	static constexpr uint64_t MS = KVH_NS_PER_MS;
 
 	explicit Stage(const Plan &plan)
-	    : plan_(plan), world_(plan.seed, plan.trace), rng_(plan.seed ^ 0x5eed)
+	    : plan_(plan), world_(plan.seed, plan.trace), rng_(plan.seed ^ 0x5eed),
+	      device_rng_(plan.seed ^ 0xde71ce)
 	{
 		world_.spurious_one_in = rng_.one_in(4) ? 0 : 16 + rng_.below(200);
 		world_.lost_one_in = rng_.one_in(3) ? 4 + rng_.below(60) : 0;
@@ -111,7 +112,7 @@ class Stage
 			l2.push_back(spec.c_str());
 		}
 		kvh_engine_opts_init(&o, sizeof(o));
-		o.device = "host";
+		o.device = device_rng_.one_in(3) ? "host,host" : "host";
 		o.l2 = l2.data();
 		o.n_l2 = static_cast<uint32_t>(l2.size());
 		draw_memory(&o);
@@ -201,10 +202,20 @@ class Stage
 			world_, truth_,
 			1 + static_cast<uint32_t>(rng_.below(rng_.one_in(3) ? 4 : 64))));
 	}
+	uint32_t which_device()
+	{
+		return static_cast<uint32_t>(device_rng_.below(engine_->devices.n));
+	}
+	void release_devices()
+	{
+		for (uint32_t d = 0; d < engine_->devices.n; d++)
+			kvh_host_release(engine_->devices.list[d].dev);
+	}
 	void new_pool(const Space &space, uint32_t rank)
 	{
 		pools_.push_back(std::make_unique<Pool>(space, rank, 24));
-		const int err = pools_.back()->add(engine_);
+		const int err = pools_.back()->add(
+			engine_, engine_->devices.list[which_device()].info.uuid);
 		if (err == 0) {
 			pools_.back()->open = true;
 			return;
@@ -237,6 +248,7 @@ class Stage
 	const Plan plan_;
 	World world_;
 	Rng rng_;
+	Rng device_rng_;    /* of its own: which device something happens on, of one or two */
 	uint64_t pace_ = 1; /* rounds between operations, below it */
 	bool stormy_adapters_ = false, stormy_device_ = false, stormy_memory_ = false;
 	bool roomy_ = false;    /* L1 and L2 hold all there is */

@@ -252,7 +252,7 @@ class Pool
 				planes_.emplace_back(new uint64_t[pages * words_of(g)]);
 		}
 	}
-	int add(kvh_engine *engine)
+	int add(kvh_engine *engine, const uint8_t device_uuid[16])
 	{
 		std::vector<kvh_alloc> allocs;
 		std::vector<kvh_plane> planes;
@@ -278,6 +278,7 @@ class Pool
 		d.n_planes = static_cast<uint32_t>(planes.size());
 		d.planes = planes.data();
 		d.group_pages = n_pages.data();
+		memcpy(d.device_uuid, device_uuid, sizeof(d.device_uuid));
 		return kvh_pool_register(engine, &d, &id);
 	}
 	/* Pages for a chunk that no job has; false: there are none. */
