@@ -121,9 +121,23 @@ static int open_stage(struct kvh_runtime *rt)
 	return 0;
 }
 
+/* The pages are on the first of several: the others are the engine's. */
+static int open_device(struct kvh_runtime *rt, const char *names)
+{
+	struct kvh_device *devs[KVH_DEVICES_MAX];
+	int n = kvh_device_open_list(names, devs, KVH_DEVICES_MAX);
+
+	for (int i = 1; i < n; i++)
+		devs[i]->ops->close(devs[i]);
+	if (n < 0)
+		return n;
+	rt->dev = devs[0];
+	return 0;
+}
+
 static int open_parts(struct kvh_runtime *rt, const struct kvh_runtime_opts *opts)
 {
-	int err = kvh_device_open(opts->device, &rt->dev);
+	int err = open_device(rt, opts->device);
 
 	if (err != 0) {
 		kvh_bench_complain("device '%s' cannot be used: %s (%s)",

@@ -25,7 +25,7 @@ extern "C" {
 struct kvh_runtime;
 
 struct kvh_runtime_opts {
-	const char *device;             /* as kvh_device_open takes it */
+	const char *device;             /* as kvh_device_open_list takes it; the first */
 	const struct kvh_geometry *geo; /* borrowed until close */
 	uint32_t n_pages;
 	bool staged; /* through pinned memory also on the host device */

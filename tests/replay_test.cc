@@ -350,6 +350,20 @@ TEST(Replay, TableSaysWhatItDid)
 	EXPECT_EQ(o.err, "") << "no progress where stderr is no terminal";
 }
 
+TEST(Replay, OfSeveralDevicesItPlaysOnTheFirst)
+{
+	Outcome replay = run(
+		{"replay", "--device", "host,host", "--requests", "5", "--scale", "0.0001"});
+	Outcome status = run(
+		{"status", "--device", "host,host", "--spaces", "1", "--snapshots", "1"});
+
+	ASSERT_EQ(replay.status, 0) << replay.err;
+	EXPECT_NE(replay.out.find(" 0 mismatches\n"), std::string::npos) << replay.out;
+	ASSERT_EQ(status.status, 0) << status.err;
+	EXPECT_NE(status.out.find("host:0: host, "), std::string::npos) << status.out;
+	EXPECT_NE(status.out.find("host:1: host, "), std::string::npos) << status.out;
+}
+
 TEST(Replay, EmptyPromptsAreRequestsToo)
 {
 	TempDir dir;
