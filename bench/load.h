@@ -62,10 +62,7 @@ extern const struct kvh_load_ops kvh_load_host;
 extern const struct kvh_load_ops *const kvh_load_gpu;
 
 /* The one for a device. */
-static inline const struct kvh_load_ops *kvh_load_for(const struct kvh_device_info *device)
-{
-	return device->n_sms != 0 && kvh_load_gpu != NULL ? kvh_load_gpu : &kvh_load_host;
-}
+const struct kvh_load_ops *kvh_load_for(const struct kvh_device_info *device);
 
 #ifdef __cplusplus
 }

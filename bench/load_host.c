@@ -133,3 +133,8 @@ const struct kvh_load_ops kvh_load_host = {
 	.run = host_run,
 	.check = host_check,
 };
+
+const struct kvh_load_ops *kvh_load_for(const struct kvh_device_info *device)
+{
+	return device->n_sms != 0 && kvh_load_gpu != NULL ? kvh_load_gpu : &kvh_load_host;
+}
