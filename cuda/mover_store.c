@@ -305,8 +305,13 @@ bool kvh_store_take(struct kvh_lane *lane)
 
 	pthread_mutex_lock(&mover->lock);
 	moved = !TAILQ_EMPTY(&lane->inbox) || !TAILQ_EMPTY(&lane->calls);
-	take_inbox(lane);
-	while ((run = TAILQ_FIRST(&lane->calls))) {
+	for (;;) {
+		/* Again each time: while the lock was away one more may have been
+		 * accepted, and called for. */
+		take_inbox(lane);
+		run = TAILQ_FIRST(&lane->calls);
+		if (!run)
+			break;
 		TAILQ_REMOVE(&lane->calls, run, of_calls);
 		run->called = false;
 		cancelled = run->cancelled;

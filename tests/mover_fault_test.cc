@@ -347,6 +347,36 @@ TEST_P(MoverFault, CancelOfWhatWaits)
 	EXPECT_EQ(0, first.move.status);
 }
 
+/* A store that begins and is cancelled while the mover's thread ends another. */
+TEST(MoverCancel, OfWhatCameWhileAnotherEnded)
+{
+	static Job *next;
+	static void (*ended)(struct kvh_move *);
+	Rig r(Kind::STEPPED, STAGE, 2);
+	Group &g = r.group(small_shape());
+	Job first(r), second(r), third(r);
+
+	for (Job *job : {&first, &second, &third})
+		job->add(g, 2);
+	ASSERT_EQ(0, first.start(false, r.stream));
+	next = &second;
+	ended = first.move.done;
+	first.move.done = [](struct kvh_move *move) {
+		ended(move);
+		EXPECT_EQ(0, next->start(false, next->rig.stream));
+		kvh_mover_cancel(next->rig.mover, &next->move);
+	};
+	kvh_mover_cancel(r.mover, &first.move);
+	for (Job *job : {&first, &second}) {
+		job->wait();
+		EXPECT_EQ(-ECANCELED, job->move.status);
+		EXPECT_TRUE(job->untouched());
+	}
+	ASSERT_EQ(0, third.start(false, r.stream));
+	third.wait();
+	third.expect_stored();
+}
+
 /* Held at each copy in turn: complete chunks keep 0, the others say so. */
 TEST_P(MoverFault, CancelAtEachStage)
 {
