@@ -26,6 +26,8 @@ void kvh_direct_shape(const struct kvh_plan *plan, bool by_layer,
 /* Copies between payloads and pages: the units [first, end) whose page is there. */
 int kvh_direct_copy(const struct kvh_band *band, uint64_t first, uint64_t end,
 		    struct kvh_device *dev, struct kvh_batch *batch);
+/* mover_way.c. The way that such rates, of one shape, are for. */
+enum kvh_mover_way kvh_way_of_rates(uint64_t staged_rate, uint64_t direct_rate);
 
 #ifdef __cplusplus
 }

@@ -256,7 +256,6 @@ struct kvh_move_run {
 
 /* mover_way.c. Decides for a plan whose copy is on the device. */
 void kvh_way_choose(struct kvh_mover *mover, struct kvh_mover_plan *mplan);
-enum kvh_mover_way kvh_way_of_rates(uint64_t staged_rate, uint64_t direct_rate);
 /* Asked anew for each stage: a gentle store may begin as another. */
 bool kvh_way_is_direct(const struct kvh_lane *lane, const struct kvh_mover_plan *mplan);
 

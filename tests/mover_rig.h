@@ -122,7 +122,7 @@ class Rig
       public:
 	explicit Rig(Mode mode, uint64_t stage_bytes = 0, uint32_t n_stages = 0,
 		     uint64_t seed = 1)
-	    : kind(mode.kind), way(mode.way), rng(seed)
+	    : kind(mode.kind), rng(seed)
 	{
 		struct kvh_mover_opts opts {
 		};
@@ -130,16 +130,19 @@ class Rig
 		opts.stage_bytes = stage_bytes;
 		opts.n_stages = n_stages;
 		opts.threadless = kind == Kind::STEPPED;
-		opts.way = way;
-		if (!open_device(kind, &dev))
-			return;
-		EXPECT_EQ(0, kvh_mover_open(dev, &opts, &mover));
-		EXPECT_EQ(0, dev->ops->stream_create(dev, 0, &stream));
+		opts.way = mode.way;
+		if (open_device(kind, &dev))
+			open_mover(opts);
+	}
+	/* Takes a host device. */
+	Rig(struct kvh_device *dev, const struct kvh_mover_opts &opts)
+	    : kind(opts.threadless ? Kind::STEPPED : Kind::HOST), rng(1), dev(dev)
+	{
+		open_mover(opts);
 	}
 	/* A stream and groups of its own on the device and mover of another. */
 	Rig(Rig &owner, uint64_t seed)
-	    : kind(owner.kind), way(owner.way), rng(seed), dev(owner.dev), mover(owner.mover),
-	      shares(true)
+	    : kind(owner.kind), rng(seed), dev(owner.dev), mover(owner.mover), shares(true)
 	{
 		EXPECT_EQ(0, dev->ops->stream_create(dev, 0, &stream));
 	}
@@ -211,7 +214,6 @@ class Rig
 	}
 
 	Kind kind;
-	enum kvh_mover_way way;
 	Rng rng;
 	struct kvh_device *dev = nullptr;
 	struct kvh_mover *mover = nullptr;
@@ -219,6 +221,11 @@ class Rig
 	std::vector<std::unique_ptr<Group>> groups;
 
       private:
+	void open_mover(const struct kvh_mover_opts &opts)
+	{
+		EXPECT_EQ(0, kvh_mover_open(dev, &opts, &mover));
+		EXPECT_EQ(0, dev->ops->stream_create(dev, 0, &stream));
+	}
 	bool shares = false;
 	std::vector<const void *> closing;
 };
