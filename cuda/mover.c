@@ -66,6 +66,7 @@ bool kvh_lane_bury(struct kvh_lane *lane)
 	bool moved = !TAILQ_EMPTY(&lane->active);
 
 	lane->broken = NULL;
+	kvh_rate_idle(&lane->rate);
 	pthread_mutex_lock(&lane->mover->lock);
 	if (!lane->load)
 		lane->sent = lane->done = lane->fed;

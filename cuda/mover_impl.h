@@ -83,7 +83,7 @@ struct kvh_rate {
 	_Atomic uint64_t bytes_per_s; /* any thread; 0: no cap */
 	uint64_t used;                /* what due_ns was reckoned with */
 	uint64_t due_ns;
-	bool held; /* a stage waits for due_ns */
+	bool held; /* a stage waits for due_ns, and for nothing else */
 };
 
 TAILQ_HEAD(kvh_run_list, kvh_move_run);

@@ -266,13 +266,13 @@ bool kvh_store_feed(struct kvh_lane *lane)
 {
 	bool moved = false;
 
-	if (TAILQ_EMPTY(&lane->feed))
-		kvh_rate_idle(&lane->rate);
 	while (!lane->broken && !TAILQ_EMPTY(&lane->feed) &&
 	       lane->fed < lane->done + lane->mover->n_stages && kvh_rate_allows(&lane->rate)) {
 		run_feed(lane, TAILQ_FIRST(&lane->feed));
 		moved = true;
 	}
+	if (lane->broken || TAILQ_EMPTY(&lane->feed))
+		kvh_rate_idle(&lane->rate);
 	lane_check(lane);
 	return moved;
 }

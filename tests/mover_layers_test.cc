@@ -367,6 +367,68 @@ TEST_P(MoverLayersHost, OthersPassAStoreWhoseLayersDoNotCome)
 	partly.expect_stored();
 }
 
+/* The check sees it if they wait: behind a layer whose order point is not reached. */
+TEST(MoverLayersControl, OthersWaitBehindAnOrderPoint)
+{
+	Rig r(Kind::STEPPED, 3000, 2);
+	Group &g = r.group(deep());
+	Runtime runtime(r, g);
+	Job job(r), other(r);
+
+	job.add(g, 4);
+	job.layered = true;
+	ASSERT_EQ(0, job.start(false, nullptr));
+	runtime.hold();
+	runtime.compute(-1, KVH_LAYER_ALL);
+	r.settle(1);
+	ASSERT_EQ(0, job.give(KVH_LAYER_ALL, r.stream));
+	other.add(g, 2);
+	ASSERT_EQ(0, other.start(false, nullptr));
+	r.settle(1);
+	EXPECT_FALSE(other.finished());
+	kvh_host_release(r.dev);
+	other.wait();
+	job.wait();
+	other.expect_stored();
+	job.expect_stored();
+}
+
+/* What a pass asks the device does not grow with what is pending. */
+TEST(MoverLayersStepped, APassAsksForTheOldestAlone)
+{
+	uint64_t asked[2];
+
+	for (int many : {0, 1}) {
+		Rig r(Kind::STEPPED, 3000, 2);
+		Group &g = r.group(deep()), &into = r.group(deep());
+		std::deque<Job> jobs;
+
+		r.rule(KVH_HOST_SCATTER, KVH_HOST_HOLD);
+		r.rule(KVH_HOST_GATHER, KVH_HOST_HOLD);
+		for (int i = 0; i < (many ? 300 : 3); i++) {
+			jobs.emplace_back(r);
+			jobs.back().add(i % 3 == 0 ? into : g, 2);
+			jobs.back().layered = i % 3 == 1;
+			ASSERT_EQ(0, jobs.back().start(i % 3 == 0, nullptr));
+			if (i % 3 == 1) {
+				ASSERT_EQ(0, jobs.back().give(1, nullptr));
+			}
+		}
+		r.settle(2);
+		uint64_t before = kvh_host_count(r.dev, KVH_HOST_QUERY);
+		EXPECT_FALSE(kvh_mover_step(r.mover));
+		asked[many] = kvh_host_count(r.dev, KVH_HOST_QUERY) - before;
+		kvh_host_release(r.dev);
+		for (auto &job : jobs) {
+			if (job.layered)
+				kvh_mover_cancel(r.mover, &job.move);
+			job.wait();
+		}
+	}
+	EXPECT_EQ(2u, asked[0]); /* a load's, and a stage's */
+	EXPECT_EQ(asked[0], asked[1]);
+}
+
 /* Of those that have something to feed the oldest is next. */
 TEST(MoverLayersStepped, TheOldestIsFedFirst)
 {

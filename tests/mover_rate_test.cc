@@ -198,17 +198,18 @@ TEST_F(MoverRate, LoadsAreNotHeldBackAndCancelsNeither)
 
 /* ---- the thread ------------------------------------------------------- */
 
-/* Rounds of thread and device until both sleep; how many of the thread. */
+/* Rounds of thread and device until both sleep; how many of the thread. One that would
+ * go round for ever is seen. */
 uint64_t rounds(Clock &clock, struct kvh_device *dev)
 {
 	uint64_t n = 0;
 	bool more = true;
 
-	while (more) {
+	while (more && n < 1000) {
 		more = false;
 		while (kvh_host_step(dev, 0))
 			more = true;
-		while (clock.round()) {
+		while (n < 1000 && clock.round()) {
 			more = true;
 			n++;
 		}
@@ -216,78 +217,103 @@ uint64_t rounds(Clock &clock, struct kvh_device *dev)
 	return n;
 }
 
-TEST(MoverRateThread, SleepsUntilTheTimeHasCome)
+/* A rig whose mover has a thread, which makes its rounds when the test says so. */
+class MoverRateThread : public testing::Test
 {
-	Clock clock;
-	struct kvh_mover_opts opts {
-	};
-	Rig r(Kind::STEPPED, 1, 3); /* its memory and jobs; the mover is another */
-	Group &g = r.group(Shape());
-	struct kvh_mover *mover = nullptr;
-	struct kvh_mover_plan mplan {
-	};
-	std::vector<uint64_t> slept;
-	Job job(r);
+      protected:
+	void SetUp() override
+	{
+		struct kvh_mover_opts opts {
+		};
 
-	opts.stage_bytes = 1;
-	ASSERT_EQ(0, kvh_mover_open(r.dev, &opts, &mover));
-	ASSERT_EQ(0, kvh_mover_plan_add(mover, g.plan, &mplan));
-	std::swap(r.mover, mover);
-	std::swap(g.mplan, mplan);
-	kvh_mover_set_store_rate(r.mover, RATE);
-	job.add(g, 1);
+		rig_ = std::make_unique<Rig>(Kind::STEPPED, 1, 3);
+		g_ = &rig_->group(Shape());
+		opts.stage_bytes = 1;
+		ASSERT_EQ(0, kvh_mover_open(r().dev, &opts, &mover_));
+		ASSERT_EQ(0, kvh_mover_plan_add(mover_, g_->plan, &mplan_));
+		std::swap(r().mover, mover_);
+		std::swap(g_->mplan, mplan_);
+	}
+	void TearDown() override
+	{
+		kvh_mover_plan_remove(r().mover, &g_->mplan);
+		kvh_mover_close(r().mover);
+		std::swap(r().mover, mover_);
+		std::swap(g_->mplan, mplan_);
+	}
+	Rig &r()
+	{
+		return *rig_;
+	}
+	Clock clock_;
+	std::unique_ptr<Rig> rig_;
+	Group *g_ = nullptr;
+
+      private:
+	struct kvh_mover *mover_ = nullptr; /* the rig's own */
+	struct kvh_mover_plan mplan_ {
+	};
+};
+
+TEST_F(MoverRateThread, SleepsUntilTheTimeHasCome)
+{
+	Job job(r());
+
+	kvh_mover_set_store_rate(r().mover, RATE);
+	job.add(*g_, 1);
 	ASSERT_EQ(0, job.start(false, nullptr));
 	for (int i = 0; i < 16; i++) {
 		/* Bounded: it does not go round and round meanwhile. */
-		EXPECT_LE(rounds(clock, r.dev), 8u);
+		EXPECT_LE(rounds(clock_, r().dev), 8u);
 		EXPECT_EQ(i == 15, job.finished());
 		if (i < 15) {
-			EXPECT_EQ(clock.now + UNIT_NS, clock.thread->alarm_ns);
+			EXPECT_EQ(clock_.now + UNIT_NS, clock_.thread->alarm_ns);
 		}
-		clock.now += UNIT_NS;
+		clock_.now += UNIT_NS;
 	}
-	EXPECT_EQ(UINT64_MAX, clock.thread->alarm_ns); /* nothing is in flight */
+	EXPECT_EQ(UINT64_MAX, clock_.thread->alarm_ns); /* nothing is in flight */
 	job.expect_stored();
-	kvh_mover_plan_remove(r.mover, &g.mplan);
-	kvh_mover_close(r.mover);
-	std::swap(r.mover, mover);
-	std::swap(g.mplan, mplan);
+}
+
+/* Nor when what it waits for can't come any more. */
+TEST_F(MoverRateThread, SleepsWhenTheStoreHasBrokenOrTheDeviceDied)
+{
+	Job broken(r()), dead(r());
+
+	kvh_mover_set_store_rate(r().mover, RATE);
+	for (Job *job : {&broken, &dead}) {
+		job->add(*g_, 1);
+		ASSERT_EQ(0, job->start(false, nullptr));
+		(void)rounds(clock_, r().dev);
+		EXPECT_EQ(clock_.now + UNIT_NS, clock_.thread->alarm_ns);
+		r().rule(job == &broken ? KVH_HOST_ENQUEUE : KVH_HOST_GATHER, KVH_HOST_FAIL);
+		clock_.now += UNIT_NS;
+		EXPECT_LE(rounds(clock_, r().dev), 8u);
+		clock_.now += KVH_NS_PER_S;
+		EXPECT_LE(rounds(clock_, r().dev), 8u);
+		ASSERT_TRUE(job->finished());
+		EXPECT_EQ(-EIO, job->move.status);
+		EXPECT_EQ(UINT64_MAX, clock_.thread->alarm_ns);
+	}
 }
 
 /* A store that waits for layers costs no polls: its alarm is the slow one. */
-TEST(MoverRateThread, AStoreThatWaitsForLayersIsNotPolledFor)
+TEST_F(MoverRateThread, AStoreThatWaitsForLayersIsNotPolledFor)
 {
-	Clock clock;
-	struct kvh_mover_opts opts {
-	};
-	Rig r(Kind::STEPPED, 1, 3);
-	Group &g = r.group(Shape());
-	struct kvh_mover *mover = nullptr;
-	struct kvh_mover_plan mplan {
-	};
-	Job job(r);
+	Job job(r());
 
-	opts.stage_bytes = 1;
-	ASSERT_EQ(0, kvh_mover_open(r.dev, &opts, &mover));
-	ASSERT_EQ(0, kvh_mover_plan_add(mover, g.plan, &mplan));
-	std::swap(r.mover, mover);
-	std::swap(g.mplan, mplan);
-	job.add(g, 1);
+	job.add(*g_, 1);
 	job.layered = true;
 	ASSERT_EQ(0, job.start(false, nullptr));
 	ASSERT_EQ(0, job.give(0, nullptr));
-	(void)rounds(clock, r.dev);
+	(void)rounds(clock_, r().dev);
 	EXPECT_FALSE(job.finished());
-	EXPECT_GE(clock.thread->alarm_ns, clock.now + 50 * KVH_NS_PER_MS);
-	EXPECT_LT(clock.thread->alarm_ns, UINT64_MAX); /* the device may die */
+	EXPECT_GE(clock_.thread->alarm_ns, clock_.now + 50 * KVH_NS_PER_MS);
+	EXPECT_LT(clock_.thread->alarm_ns, UINT64_MAX); /* the device may die */
 	ASSERT_EQ(0, job.give(KVH_LAYER_ALL, nullptr));
-	(void)rounds(clock, r.dev);
+	(void)rounds(clock_, r().dev);
 	ASSERT_TRUE(job.finished());
 	job.expect_stored();
-	kvh_mover_plan_remove(r.mover, &g.mplan);
-	kvh_mover_close(r.mover);
-	std::swap(r.mover, mover);
-	std::swap(g.mplan, mplan);
 }
 
 } // namespace

@@ -69,9 +69,13 @@ class Changes : protected Faults
 			{"store.policy", "write-through", -EINVAL},
 			{"workers", "3", -EBUSY},
 			{"l3.bytes", "1G", -ENOENT},
+			{"gpu.store_rate", "0", 0},
+			{"gpu.store_rate", "8M", 0},
+			{"gpu.store_rate", "-1", -EINVAL},
+			{"gpu.spin", "50us", 0},
 		};
 
-		(void)set(some[rng_.below(14)]);
+		(void)set(some[rng_.below(18)]);
 	}
 	void set_bounds()
 	{

@@ -40,7 +40,8 @@ class Client : public Judge
 			job.keys.push_back(key);
 			job.epochs.push_back(keys_[key].epoch());
 			keys_[key].kind = pool.space.groups[key.group].kind;
-			pool.fill(key.group, pages, Content(key, job.epochs.back()));
+			if ((flags & KVH_STORE_LAYERS) == 0)
+				pool.fill(key.group, pages, Content(key, job.epochs.back()));
 			job.pages.push_back(pages);
 		}
 		job.status.assign(job.keys.size(), 77);
@@ -55,9 +56,28 @@ class Client : public Judge
 		opts.user_data = reinterpret_cast<uintptr_t>(&job);
 		if (chunks.empty())
 			return forget(job);
+		if ((flags & KVH_STORE_LAYERS) != 0)
+			job.given = -1;
 		began(job, kvh_store(queue_, pool.id, chunks.data(),
 				     static_cast<uint32_t>(chunks.size()), &opts,
 				     job.status.data(), &job.id));
+	}
+	/* To one of its stores by layers that lack some: the next, or all of them. */
+	void give_layer()
+	{
+		for (Job &job : jobs_)
+			if (lacks_layers(job) && world_.rng().one_in(2))
+				return give(job,
+					    world_.rng().one_in(4)
+						    ? KVH_LAYER_ALL
+						    : static_cast<uint32_t>(job.given + 1));
+	}
+	/* No store by layers is left that lacks any. */
+	void end_layers()
+	{
+		for (Job &job : jobs_)
+			if (lacks_layers(job))
+				give(job, KVH_LAYER_ALL);
 	}
 	/* Some of the leases that it holds of the pool's space; with pages left out. */
 	void load(Pool &pool, uint32_t n, uint32_t flags)
@@ -380,6 +400,36 @@ class Client : public Judge
 	{
 		return {space.id, hashes.data(), static_cast<uint32_t>(hashes.size()),
 			0,        space.ranks,   static_cast<uint32_t>(space.groups.size())};
+	}
+	static bool lacks_layers(const Job &job)
+	{
+		return job.kind == Kind::STORE &&
+		       std::any_of(job.keys.begin(), job.keys.end(), [&](const kvh_key &key) {
+			       return job.given + 1 < job.pool->space.groups[key.group].planes;
+		       });
+	}
+	/* They are computed, and then said to be there. */
+	void give(Job &job, uint32_t layer)
+	{
+		for (size_t i = 0; i < job.keys.size() && !job.pages_free; i++)
+			job.pool->fill(job.keys[i].group, job.pages[i],
+				       Content(job.keys[i], job.epochs[i]), job.given, layer);
+		const int err = kvh_store_layer(queue_, job.id, layer, nullptr, nullptr);
+
+		world_.note("layer %d of job %llu is %d", static_cast<int>(layer), ull(job.id),
+			    err);
+		if (err == 0 || err == -ENOENT)
+			job.given = layer; /* or nobody wants it any more */
+		const bool pends = std::count(job.status.begin(), job.status.end(),
+					      KVH_PENDING) > 0;
+		const bool allowed = err == 0 ||
+				     (err == -ENOENT &&
+				      (!pends || job.cancelled || !job.pool->open ||
+				       !weather_.sound())) ||
+				     (err == -ENOMEM && weather_.memory_fails) ||
+				     ((err == -EIO || err == -ENOMEM) && weather_.device_fails);
+		if (!allowed)
+			violation("layer %u of a store: %d", layer, err);
 	}
 	Job &make(Kind kind, Pool *pool, uint32_t flags)
 	{

@@ -43,6 +43,7 @@ enum Mutant {
 	NO_EXPIRY,      /* leases do not end by themselves */
 	NO_QUOTA,       /* a space may have more of L1 than its hard limit */
 	NO_TOUCH,       /* a touch says that it did, and does nothing */
+	EARLY_LAYERS,   /* with one layer all are taken for there */
 	MUTANTS
 };
 
@@ -53,7 +54,7 @@ inline const char *mutant_name(int mutant)
 		"no-fetch-erase", "leaked-hold", "leaked-frame",  "leaked-leases",
 		"lost-end",       "lost-kick",   "early-flush",   "quiet-flush",
 		"lost-set",       "loose-set",   "drain-stores",  "no-space-erase",
-		"no-expiry",      "no-quota",    "no-touch"};
+		"no-expiry",      "no-quota",    "no-touch",      "early-layers"};
 
 	return names[mutant];
 }
@@ -158,6 +159,15 @@ KVH_WRAP(int, kvh_mover_store,
 {
 	sim::yield();
 	return __real_kvh_mover_store(mover, move, stream, event);
+}
+KVH_WRAP(int, kvh_mover_store_layer,
+	 (struct kvh_mover * mover, struct kvh_move *move, uint32_t layer, kvh_stream stream,
+	  kvh_event_mark event))
+{
+	sim::yield();
+	if (sim::guards().out(sim::EARLY_LAYERS))
+		layer = KVH_LAYER_ALL;
+	return __real_kvh_mover_store_layer(mover, move, layer, stream, event);
 }
 KVH_WRAP(int, kvh_mover_load,
 	 (struct kvh_mover * mover, struct kvh_move *move, kvh_stream stream,

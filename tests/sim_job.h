@@ -72,6 +72,7 @@ struct Job {
 	std::vector<kvh_key> keys;
 	std::vector<std::vector<uint32_t>> pages;
 	std::vector<uint32_t> epochs; /* store: of the bytes. erase: its own */
+	int64_t given = UINT32_MAX;   /* store: the last layer that is there, -1: none */
 	std::string adapter;          /* changes of adapters: its name */
 	bool contested = false;       /* another change of it was under way */
 	bool pages_free = false;

@@ -236,6 +236,8 @@ class Judge
 			KeyState &key = keys_[job.keys[i]];
 			const bool erased = key.epoch() != job.epochs[i];
 
+			if (status == 0 && job.given + 1 < planes_of(job, i))
+				violation("a store ended without its layers");
 			if (status == 0) {
 				counts_.stored++;
 				counts_.stored_bytes += payload(job, i);
@@ -258,6 +260,10 @@ class Judge
 	{
 		key.stored_at = job.began;
 		key.stored_end = truth_.moment;
+	}
+	static int64_t planes_of(const Job &job, size_t i)
+	{
+		return job.pool->space.groups[job.keys[i].group].planes;
 	}
 	uint64_t payload(const Job &job, size_t i) const
 	{

@@ -47,6 +47,8 @@ class Reckoning : protected Changes
 
 			release_devices();
 			release_held();
+			for (auto &c : clients_)
+				c->end_layers();
 			poll_all(16);
 			for (auto &c : clients_)
 				jobs += c->jobs();

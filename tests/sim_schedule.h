@@ -83,7 +83,8 @@ class Schedule : private Reckoning
 
 		if (p != nullptr)
 			client().store(*p, some_keys(p->space, p->rank),
-				       static_cast<uint32_t>(rng_.below(4)));
+				       static_cast<uint32_t>(rng_.below(4)) |
+					       (rng_.one_in(4) ? KVH_STORE_LAYERS : 0));
 	}
 	void prefetch()
 	{
@@ -220,6 +221,8 @@ class Schedule : private Reckoning
 			erase();
 		else if (n < 71)
 			client().cancel();
+		else if (n < 75)
+			client().give_layer();
 		else if (n < 84)
 			(void)client().poll(1 + static_cast<uint32_t>(rng_.below(16)));
 		else if (n < 87)

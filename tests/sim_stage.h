@@ -141,6 +141,7 @@ class Stage
 		o->l1_bytes = spaces_.size() * (roomy_ ? 4 : 1) * 2 * MIB;
 		o->l1_eviction = orders[rng_.below(3)];
 		o->stage_bytes = 64 << 10;
+		o->store_bytes_per_s = rng_.one_in(3) ? (1 + rng_.below(64)) * MIB : 0;
 		o->watermark_low_pct = 40 + static_cast<uint32_t>(rng_.below(50));
 		o->watermark_high_pct = o->watermark_low_pct + 1 +
 					static_cast<uint32_t>(rng_.below(9));

@@ -150,7 +150,7 @@ INSTANTIATE_TEST_SUITE_P(
 			Mutant{"no-touch", 2000}, Mutant{"lost-set", 200},
 			Mutant{"loose-set", 200}, Mutant{"drain-stores", 400},
 			Mutant{"no-space-erase", 200}, Mutant{"no-expiry", 400},
-			Mutant{"no-quota", 400}),
+			Mutant{"no-quota", 400}, Mutant{"early-layers", 200}),
 	[](const auto &p) {
 		std::string name = p.param.name;
 

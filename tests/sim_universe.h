@@ -313,10 +313,16 @@ class Pool
 			busy_[group][page] = false;
 		}
 	}
-	void fill(uint32_t group, const std::vector<uint32_t> &pages, const Content &content)
+	/* Layers in (after, layer]: a plane each. */
+	void fill(uint32_t group, const std::vector<uint32_t> &pages, const Content &content,
+		  int64_t after = -1, int64_t layer = INT64_MAX)
 	{
+		const uint64_t layer_words = pages.size() * words_of(space.groups[group]);
+
 		each(group, pages, [&](uint64_t *words, uint64_t n, uint64_t at) {
-			for (uint64_t i = 0; i < n; i++)
+			const auto of = static_cast<int64_t>(at / layer_words);
+
+			for (uint64_t i = 0; i < n && of > after && of <= layer; i++)
 				words[i] = content.word(at + i);
 			return true;
 		});
