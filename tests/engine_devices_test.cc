@@ -88,7 +88,7 @@ constexpr uint64_t PAGE = 4096;
 
 /* A pool of one opaque page at each of the addresses. */
 int register_at(const Engine &engine, const std::vector<void *> &where, const uint8_t *uuid,
-		kvh_pool_t *pool_p)
+		kvh_pool_t *pool_p, kvh_space_t *space_p = nullptr)
 {
 	std::vector<kvh_plane_shape> shapes(where.size());
 	std::vector<kvh_alloc> allocs;
@@ -120,6 +120,8 @@ int register_at(const Engine &engine, const std::vector<void *> &where, const ui
 	desc.n_planes = static_cast<uint32_t>(planes.size());
 	desc.planes = planes.data();
 	desc.group_pages = &pages;
+	if (space_p != nullptr)
+		*space_p = desc.space;
 	if (uuid != nullptr)
 		memcpy(desc.device_uuid, uuid, sizeof(desc.device_uuid));
 	return kvh_pool_register(engine.get(), &desc, pool_p);
@@ -267,6 +269,118 @@ TEST(Devices, ChunksOfReplicatedGroupsGoAcrossRanks)
 	desc.layout.groups[0].fields.replicated = 1;
 	across(desc, 0, 1);
 }
+
+/* Two devices of an engine with memory of their own for a page each, of which no UUID is
+ * named; also on GPUs, where there are two. */
+class OwnMemory : public testing::TestWithParam<const char *>
+{
+      protected:
+	void SetUp() override
+	{
+		kvh_engine *opened = nullptr;
+		Log log;
+
+		if (open_engine(on(GetParam()), &opened) != 0)
+			GTEST_SKIP() << kvh_device_describe();
+		engine = std::make_unique<Engine>(opened);
+		if (engine->status().n_devices < 2)
+			GTEST_SKIP() << "two devices are needed";
+		for (uint32_t i = 0; i < 2; i++) {
+			kvh_device *dev = engine->dev(i);
+
+			ASSERT_EQ(0, dev->ops->mem_alloc(dev, PAGE, &mem[i]));
+			ASSERT_EQ(0,
+				  register_at(*engine, {mem[i]}, nullptr, &pools[i], &space));
+			EXPECT_EQ(1u, engine->device(i).pools);
+		}
+		queue = std::make_unique<Queue>(*engine);
+	}
+	void TearDown() override
+	{
+		Job unregister[2];
+
+		for (uint32_t i = 0; i < 2 && queue != nullptr; i++) {
+			kvh_device *dev = engine->dev(i);
+
+			EXPECT_EQ(0, queue->run(unregister[i], [&](kvh_queue *q, uint64_t tag,
+								   kvh_job_t *id) {
+				return kvh_pool_unregister(q, pools[i], tag, id);
+			}));
+			EXPECT_EQ(0, queue->finish(unregister[i]).status);
+			dev->ops->mem_free(dev, mem[i]);
+		}
+		queue.reset();
+	}
+	/* On the stream that stores and loads are ordered by where none is named. */
+	void copy(uint32_t device, enum kvh_copy_kind kind, void *dst, const void *src)
+	{
+		kvh_device *dev = engine->dev(device);
+		const kvh_copy c = {dst, src, PAGE};
+
+		EXPECT_EQ(0, dev->ops->copy(dev, kind, &c, nullptr));
+		EXPECT_EQ(0, dev->ops->stream_wait(dev, nullptr));
+	}
+	void store(uint32_t device, const kvh_hash &hash)
+	{
+		const uint32_t page = 0;
+		const kvh_store_chunk chunk = {{hash, space, 0, 0}, {}, &page, 1, 0};
+		kvh_store_opts opts;
+		Job job;
+
+		kvh_store_opts_init(&opts, sizeof(opts));
+		ASSERT_EQ(0, queue->run(job, [&](kvh_queue *q, uint64_t tag, kvh_job_t *id) {
+			opts.user_data = tag;
+			return kvh_store(q, pools[device], &chunk, 1, &opts, nullptr, id);
+		}));
+		EXPECT_EQ(1u, queue->finish(job).n_ok);
+	}
+	void load(uint32_t device, const kvh_hash &hash)
+	{
+		const uint32_t page = 0;
+		std::vector<kvh_lease_t> leases;
+		kvh_load_opts opts;
+		Job job;
+
+		ASSERT_EQ(1u, queue->lookup({space, {hash}}, nullptr, &leases));
+		const kvh_load_chunk chunk = {leases[0], &page, 1, 0};
+		kvh_load_opts_init(&opts, sizeof(opts));
+		opts.flags = KVH_LOAD_RELEASE;
+		ASSERT_EQ(0, queue->run(job, [&](kvh_queue *q, uint64_t tag, kvh_job_t *id) {
+			opts.user_data = tag;
+			return kvh_load(q, pools[device], &chunk, 1, &opts, nullptr, id);
+		}));
+		EXPECT_EQ(1u, queue->finish(job).n_ok);
+	}
+
+	std::unique_ptr<Engine> engine;
+	std::unique_ptr<Queue> queue;
+	void *mem[2] = {};
+	kvh_pool_t pools[2] = {};
+	kvh_space_t space = KVH_NONE;
+};
+
+TEST_P(OwnMemory, ChunksGoAcrossBothWays)
+{
+	for (uint32_t from = 0; from < 2; from++) {
+		const uint32_t to = 1 - from;
+		Bytes bytes(PAGE), zero(PAGE), back(PAGE);
+
+		for (size_t i = 0; i < bytes.size(); i++)
+			bytes[i] = static_cast<unsigned char>(mix(from + 1) >> i % 8 * 8 ^ i);
+		copy(from, KVH_COPY_H2D, mem[from], bytes.data());
+		copy(to, KVH_COPY_H2D, mem[to], zero.data());
+		store(from, hash_of(from, 0));
+		copy(from, KVH_COPY_H2D, mem[from], zero.data());
+		load(to, hash_of(from, 0));
+		copy(to, KVH_COPY_D2H, back.data(), mem[to]);
+		EXPECT_TRUE(back == bytes);
+		EXPECT_EQ(1u, engine->device(from).stored_chunks);
+		EXPECT_EQ(1u, engine->device(to).loaded_chunks);
+	}
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, OwnMemory, testing::Values("host,host", "cuda:*"),
+			 [](const auto &info) { return info.index == 0 ? "host" : "cuda"; });
 
 /* Threads that store from one device and load to the other, in both directions, while
  * L1 is emptied under them: then L2 serves. */
