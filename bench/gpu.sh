@@ -2,25 +2,28 @@
 # All GPU tests and measurements in one go, in under nine minutes.
 #
 #   bench/gpu.sh bundle DIR [BUILD]   where it was built (build/release): the
-#                                     programs and their libraries
+#                                     programs and their libraries, 64 MiB at most
 #   bench/gpu.sh run DIR OUT          where the GPU is: needs DIR only, writes
-#                                     OUT/report.md
+#                                     OUT/report.md, JSON, plots, and OUT/logs
 #
 # A bundle needs nothing of the other machine but a C library that is not older
-# (its own libstdc++ asks for glibc 2.36) and the driver.
+# (its own libstdc++ asks for glibc 2.36) and the driver. cuBLAS and compute-sanitizer
+# are used where they are there.
 # Exit status of run: 0 all passed, 1 something failed, 77 there is no GPU.
 set -euo pipefail
 
 # The programs with tests on a GPU, which have "cuda" in their names; the other
 # tests need none. A test that is skipped here has failed.
-tests=(device_test pack_gpu_test mover_test capture_cuda_gpu_test)
+tests=(device_test pack_gpu_test frames_gpu_test mover_test capture_cuda_gpu_test
+	pages_cuda_gpu_test death_cuda_gpu_test)
 filter='*cuda*:Cuda*'
 models=(llama-3.1-8b llama-3.1-70b-tp8 qwen3-32b deepseek-v3 gpt-oss-120b)
-limit=530 # seconds for everything
+limit=${KVH_GPU_SECONDS:-530} # for everything
+most_mib=64
 
 bundle()
 {
-	local dir=$1 build=$2 program
+	local dir=$1 build=$2 program size
 	mkdir -p "$dir/lib"
 	cp "$build/kvhoist-bench" "$dir/"
 	for program in "${tests[@]}"; do
@@ -31,27 +34,36 @@ bundle()
 		sort -u | grep -vE '/(libc|libm|ld-linux[^/]*|libpthread|libdl|librt)\.so' |
 		xargs cp -Lt "$dir/lib"
 	strip --strip-debug "$dir"/kvhoist-bench "$dir"/*_test
+	strip --strip-unneeded "$dir"/lib/*
 	cp "$0" "$dir/gpu.sh"
-	du -sh "$dir"
+	size=$(du -sm "$dir" | cut -f1)
+	echo "$dir: $size MiB"
+	[ "$size" -le $most_mib ] || { echo "more than $most_mib MiB" >&2; exit 1; }
 }
 
-# A command into the report, as a block with its exit status.
-failed=0
+# A command into the report, as a block with its exit status, within so many
+# seconds: so that one that is slow takes nothing from those behind. All that it
+# prints is in a log of its own; the report has the beginning and the end.
+failed=0 steps=0
 step()
 {
-	local title=$1 begun=$SECONDS rc=0 left=$((limit - SECONDS))
-	shift
+	local title=$1 most=$2 begun=$SECONDS rc=0 left=$((limit - SECONDS))
+	shift 2
+	steps=$((steps + 1))
+	log=$out/logs/$(printf '%02d-%s.log' $steps "${title//[^A-Za-z0-9._=-]/_}")
+	: >"$log"
+	if [ $left -lt 5 ]; then
+		echo 'no time is left' >"$log"
+		rc=1
+	else
+		timeout -k 5 $((left < most ? left : most)) "$@" >"$log" 2>&1 || rc=$?
+		[ $rc != 124 ] || echo "cut off after $((SECONDS - begun)) s" >>"$log"
+	fi
 	{
 		printf '\n## %s\n\n```\n$ %s\n' "$title" "$*"
-		if [ $left -lt 5 ]; then
-			echo 'no time is left'
-			rc=1
-		else
-			timeout -k 5 $((left < 150 ? left : 150)) "$@" >"$out/step.log" 2>&1 || rc=$?
-			head -c 4000 "$out/step.log"
-			[ "$(stat -c %s "$out/step.log")" -le 8000 ] || printf '\n[..]\n'
-			tail -c +4001 "$out/step.log" | tail -c 4000
-		fi
+		head -c 2000 "$log"
+		[ "$(stat -c %s "$log")" -le 8000 ] || printf '\n[.. logs/%s ..]\n' "${log##*/}"
+		tail -c +2001 "$log" | tail -c 6000
 		printf '```\n\nexit status %d, %d s\n' $rc $((SECONDS - begun))
 	} >>"$out/report.md"
 	[ $rc = 0 ] || failed=1
@@ -59,12 +71,16 @@ step()
 }
 
 # A step that runs the GPU tests of a program, behind the given words, as of env.
+# `may_skip`: a control may have nothing to show where launches block.
+may_skip=
 step_test()
 {
-	local title=$1 program=$2
-	shift 2
-	step "$title" "$@" "$dir/$program" --gtest_brief=1 --gtest_filter="$filter"
-	if grep -q SKIPPED "$out/step.log" || ! grep -q 'PASSED  ] [1-9]' "$out/step.log"; then
+	local title=$1 most=$2 program=$3
+	shift 3
+	step "$title" "$most" "$@" "$dir/$program" --gtest_brief=1 \
+		--gtest_filter="${only:-$filter}"
+	if ! grep -q 'PASSED  ] [1-9]' "$log" ||
+		{ [ -z "$may_skip" ] && grep -q SKIPPED "$log"; }; then
 		echo 'tests were skipped, or none has passed' | tee -a "$out/report.md"
 		failed=1
 	fi
@@ -73,58 +89,118 @@ step_test()
 # 77 where there is no GPU; one that the library does not open is a failure.
 probe()
 {
-	"$dir/device_test" --gtest_filter='*SaysWhatItIs/cuda' >"$out/step.log" 2>&1 || true
-	! grep -q SKIPPED "$out/step.log" || if nvidia-smi -L 2>/dev/null | grep -q GPU; then
+	log=$out/logs/00-probe.log
+	"$dir/device_test" --gtest_filter='*SaysWhatItIs/cuda' >"$log" 2>&1 || true
+	! grep -q SKIPPED "$log" || if nvidia-smi -L 2>/dev/null | grep -q GPU; then
 		echo 'there is a GPU, but the library does not open it:'
-		cat "$out/step.log"
+		cat "$log"
 		exit 1
 	else
-		echo "there is no GPU: $(grep -m1 -E '^cuda|^no cuda' "$out/step.log")"
+		echo "there is no GPU: $(grep -m1 -E '^cuda|^no cuda' "$log")"
 		exit 77
 	fi
 }
 
-run()
+head_of_report()
 {
-	local program model sanitizer
-	mkdir -p "$2"
-	dir=$(cd "$1" && pwd) out=$(cd "$2" && pwd)
-	export LD_LIBRARY_PATH="$dir/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-	probe
-	{
-		echo "# GPU run of $(date -u +%Y-%m-%d)"
-		echo
-		nvidia-smi --query-gpu=name,driver_version,memory.total,pcie.link.gen.max \
-			--format=csv 2>&1 || echo 'no nvidia-smi'
-		echo "Linux $(uname -r), $(nproc) CPUs"
-	} >"$out/report.md"
+	echo "# GPU run of $(date -u +%Y-%m-%d)"
+	echo
+	nvidia-smi --query-gpu=name,driver_version,memory.total,pcie.link.gen.max,pcie.link.width.max \
+		--format=csv 2>&1 || echo 'no nvidia-smi'
+	echo "Linux $(uname -r), $(nproc) CPUs, $(awk '/MemTotal/ {print int($2 / 1048576)}' \
+		/proc/meminfo) GiB"
+	ldconfig -p 2>/dev/null | grep -oE 'libcublas\.so\.[0-9]+' | sort -u || echo 'no cuBLAS'
+}
+
+run_tests()
+{
+	local program setting
 	for program in "${tests[@]}"; do
-		step_test "$program" "$program"
+		step_test "$program" 40 "$program"
 	done
-	step pack "$dir/kvhoist-bench" pack --device cuda --svg "$out/pack.svg"
 	# What changes the order of things in CUDA.
 	for setting in CUDA_LAUNCH_BLOCKING=1 CUDA_DEVICE_MAX_CONNECTIONS=1 \
-		CUDA_MODULE_LOADING=EAGER; do
-		step_test "mover_test, $setting" mover_test env $setting
+		CUDA_MODULE_LOADING=LAZY CUDA_MODULE_LOADING=EAGER; do
+		may_skip=
+		[ $setting != CUDA_LAUNCH_BLOCKING=1 ] || may_skip=1
+		for program in mover_test frames_gpu_test pages_cuda_gpu_test; do
+			step_test "$program $setting" 15 "$program" env $setting
+		done
 	done
+	may_skip=
+}
+
+run_benches()
+{
+	local model
+	step pack 240 "$dir/kvhoist-bench" pack --device cuda --json="$out/pack.json" \
+		--svg "$out/pack.svg" --svg-load "$out/load.svg"
+	step 'pack as CSV' 20 "$dir/kvhoist-bench" pack --device cuda --transfers --ways kvhoist \
+		--samples 3 --csv
+	cp "$log" "$out/pack.csv"
+	# The rate of L2 alone, and then what a replay gets of it and of the link.
+	step 'l2 alone' 25 "$dir/kvhoist-bench" l2 --l2 "nvme:$out/kv.bin,size=4G" --no-fio \
+		--pairs 3 --size 2M,32M --mode store,load --quiet
 	for model in "${models[@]}"; do
-		step "replay $model" "$dir/kvhoist-bench" replay --device cuda --model "$model" \
+		step "replay $model" 15 "$dir/kvhoist-bench" replay --device cuda --model "$model" \
 			--scale 0.1 --trace gen:1 --requests 40 --l1 4G \
-			--l2 "nvme:$out/kv.bin,size=8G"
+			--l2 "nvme:$out/kv.bin,size=8G" --quiet --json
+		cp "$log" "$out/replay-$model.json"
 		rm -f "$out/kv.bin"
 	done
-	step 'replay at full size' "$dir/kvhoist-bench" replay --device cuda --scale 1 \
+	step 'replay at full size' 30 "$dir/kvhoist-bench" replay --device cuda --scale 1 \
 		--trace gen:1 --requests 20 --l1 8G
-	step demo "$dir/kvhoist-bench" demo
-	# Last, as it is slow. There is no shared memory whose races could be looked for.
+}
+
+run_sanitizer()
+{
+	local sanitizer tool program
 	sanitizer=$(command -v compute-sanitizer || true)
-	if [ -n "$sanitizer" ]; then
-		for program in mover_test pack_gpu_test; do
-			step_test "memcheck of $program" $program env KVH_PROPERTY_CASES=20 \
-				"$sanitizer" --tool memcheck --error-exitcode 3
-		done
+	if [ -z "$sanitizer" ]; then
+		echo 'no compute-sanitizer' | tee -a "$out/report.md"
+		return
 	fi
-	rm -f "$out/step.log"
+	for tool in memcheck racecheck initcheck synccheck; do
+		for program in pack_gpu_test mover_test; do
+			step_test "$tool $program" 20 "$program" env KVH_PROPERTY_CASES=5 \
+				"$sanitizer" --tool "$tool" --error-exitcode 3
+		done
+	done
+}
+
+# Random layouts, as many as there is time for, 20,000 at a time; the tests before have
+# had the first 500.
+run_random()
+{
+	local first=500 cases=20000 before=$failed begun
+	failed=0
+	only='*RandomLayouts/cuda'
+	while [ $failed = 0 ] && [ $first -lt 1000000 ]; do
+		begun=$SECONDS
+		step_test "random layouts from $first on" 60 pack_gpu_test \
+			env KVH_PROPERTY_CASES=$cases KVH_PROPERTY_FIRST=$first
+		first=$((first + cases))
+		# The next one has to fit, too.
+		[ $((limit - SECONDS)) -gt $((2 * (SECONDS - begun) + 10)) ] || break
+	done
+	only=
+	echo "random layouts: $first" | tee -a "$out/report.md"
+	[ $before = 0 ] || failed=1
+}
+
+run()
+{
+	mkdir -p "$2/logs"
+	dir=$(cd "$1" && pwd) out=$(cd "$2" && pwd)
+	export LD_LIBRARY_PATH="$dir/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+	export TMPDIR="${TMPDIR:-$out}"
+	probe
+	head_of_report >"$out/report.md"
+	run_tests
+	run_benches
+	step demo 60 "$dir/kvhoist-bench" demo --device cuda
+	run_sanitizer
+	run_random
 	echo "report: $out/report.md, $SECONDS s"
 	exit $failed
 }
@@ -133,7 +209,7 @@ case ${1:-} in
 bundle) bundle "${2:?DIR}" "${3:-$(dirname "$0")/../build/release}" ;;
 run) run "${2:?DIR}" "${3:?OUT}" ;;
 *)
-	sed -n '2,11s/^# \{0,1\}//p' "$0"
+	sed -n '2,13s/^# \{0,1\}//p' "$0"
 	exit 2
 	;;
 esac
