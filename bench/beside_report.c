@@ -115,7 +115,7 @@ struct json_t *kvh_beside_json(const struct kvh_beside_report *report)
 #define LEGEND  170
 #define PLOTTED (PLOT_W - MARGIN - LEGEND)
 
-static const char *const colours[KVH_PUMP_WAYS] = {"#888888", "#d62728"};
+static const char *const colours[KVH_PUMP_WAYS] = {"#888888", "#d62728", "#2ca02c"};
 
 /* Of the axes: the least round numbers that have everything in them. */
 struct plot {

@@ -140,6 +140,8 @@ static void beside(struct list *list, struct kvh_figure *figure,
 	end(list);
 }
 
+#define GENTLE_RUN (UINT64_C(16) << 10)
+
 static void figures_beside(struct list *list, const struct kvh_pack_report *report)
 {
 	for (int load = 0; load < 2; load++) {
@@ -153,6 +155,12 @@ static void figures_beside(struct list *list, const struct kvh_pack_report *repo
 			     false, 3),
 		       report, KVH_PUMP_KVHOIST, load != 0, 0, false);
 	}
+	beside(list,
+	       begin(list, "gentle, beside other kernels", "D2H", "% of the link", true, 70),
+	       report, KVH_PUMP_GENTLE, false, GENTLE_RUN, true);
+	beside(list,
+	       begin(list, "gentle, what they lose beyond the link", "D2H", "points", false, 0),
+	       report, KVH_PUMP_GENTLE, false, GENTLE_RUN, false);
 }
 
 /* ---- latency ------------------------------------------------------------ */

@@ -71,6 +71,9 @@ static int measure_ways(struct run *run, struct kvh_pack_set *set,
 			row->fragment = shape->fragment;
 			row->payload = shape->payload;
 			row->order = shape->order;
+			row->decided = way == KVH_WAY_KVHOIST
+					       ? kvh_mover_way_name(set->mplan.way[load])
+					       : "";
 			kvh_way_run(row->way, set, row->load, run->o->samples, &result);
 			note(run, row, &result);
 			kvh_way_result_free(&result);
@@ -166,7 +169,7 @@ static int measure_beside(struct run *run)
 		.ops = kvh_load_for(&run->report->device),
 		.fragments = run->o->beside_fragments.sizes,
 		.n_fragments = run->o->beside_fragments.n,
-		.payload = run->o->frames.sizes[0],
+		.payload = run->o->beside_payload,
 		.sample = run->o->sample,
 		.samples = run->o->samples,
 		.sample_ns = BESIDE_SAMPLE_NS,

@@ -14,6 +14,8 @@
 
 #define GPU_SAMPLE  (UINT64_C(256) << 20)
 #define HOST_SAMPLE (UINT64_C(8) << 20)
+#define GPU_BESIDE  (UINT64_C(32) << 20) /* a stage's, and a chunk's of many models */
+#define HOST_BESIDE (UINT64_C(2) << 20)
 
 enum option_key {
 	OPTION_DEVICE = 256,
@@ -232,6 +234,9 @@ void kvh_pack_opts_defaults(struct kvh_pack_opts *o, bool gpu)
 	o->beside_fragments = o->fragments.n == 0 ? beside : o->fragments;
 	if (o->fragments.n == 0)
 		o->fragments = fragments;
+	o->beside_payload = o->frames.n != 0 ? o->frames.sizes[0]
+			    : gpu            ? GPU_BESIDE
+					     : HOST_BESIDE;
 	if (!any(o->kernels, KVH_LOAD_KERNELS))
 		memset(o->kernels, true, sizeof(o->kernels));
 	if (o->frames.n == 0)

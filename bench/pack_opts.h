@@ -24,7 +24,9 @@ struct kvh_pack_opts {
 	bool transfers, beside, latency, pin; /* the parts to do; none named: all, on
 					       * the host device but pin */
 	struct kvh_size_list fragments, frames;
-	struct kvh_size_list beside_fragments; /* beside other kernels; 4 and 32 KiB */
+	/* Beside other kernels: 4 and 32 KiB, in frames of 32 MiB, where nothing was said. */
+	struct kvh_size_list beside_fragments;
+	uint64_t beside_payload;
 	bool orders[KVH_PAGES_ORDERS];
 	bool ways[KVH_WAYS];
 	bool kernels[KVH_LOAD_KERNELS];

@@ -127,10 +127,11 @@ void kvh_pack_row_print(FILE *out, const struct kvh_pack_row *row)
 						  : strerror(-row->error));
 		return;
 	}
-	fprintf(out, "%8.2f %6.1f%% %10.0f %10.0f %6.3f %9s %9s%s\n", row->rate,
+	fprintf(out, "%8.2f %6.1f%% %10.0f %10.0f %6.3f %9s %9s  %s%s\n", row->rate,
 		100 * row->share, row->submit_us_per_gb, row->other_us_per_gb,
 		kvh_pack_row_cores(row), kvh_format_ns(row->p50_ns, p50),
-		kvh_format_ns(row->p99_ns, p99), row->right ? "" : "  WRONG BYTES");
+		kvh_format_ns(row->p99_ns, p99), row->decided,
+		row->right ? "" : "  WRONG BYTES");
 }
 
 void kvh_pack_both_print(FILE *out, const struct kvh_pack_both *both)
@@ -158,6 +159,8 @@ static json_t *row_json(const struct kvh_pack_row *row)
 		(void)json_object_set_new(object, "error", json_string(strerror(-row->error)));
 		return object;
 	}
+	if (row->decided[0] != '\0')
+		(void)json_object_set_new(object, "decided", json_string(row->decided));
 	(void)json_object_set_new(object, "gb_per_s", json_real(row->rate));
 	(void)json_object_set_new(object, "share_of_link", json_real(row->share));
 	(void)json_object_set_new(object, "submit_us_per_gb", json_real(row->submit_us_per_gb));

@@ -26,7 +26,8 @@ struct kvh_pack_row {
 	double submit_us_per_gb, other_us_per_gb;
 	uint64_t p50_ns, p99_ns; /* of a sample */
 	bool right;
-	int error; /* 0, or why there is no measurement */
+	int error;           /* 0, or why there is no measurement */
+	const char *decided; /* the mover's: which way it took; else "" */
 };
 
 /* Processor time of the process while the link is full, but for the thread that waits. */

@@ -61,7 +61,7 @@ static int rig_memory(struct kvh_pack_rig *rig, uint64_t pool_bytes, uint64_t ar
 int kvh_pack_rig_open(struct kvh_pack_rig *rig, const char *device, uint64_t pool_bytes,
 		      uint64_t arena_bytes)
 {
-	struct kvh_mover_opts mover = {0};
+	struct kvh_mover_opts mover = {.calibrate = true};
 	int err;
 
 	memset(rig, 0, sizeof(*rig));

@@ -57,6 +57,7 @@ const char *kvh_pump_way_name(enum kvh_pump_way way)
 	switch (way) {
 	case KVH_PUMP_COPY: return "link";
 	case KVH_PUMP_KVHOIST: return "kvhoist";
+	case KVH_PUMP_GENTLE: return "gentle";
 	case KVH_PUMP_WAYS: break;
 	}
 	return "?";
@@ -64,8 +65,7 @@ const char *kvh_pump_way_name(enum kvh_pump_way way)
 
 bool kvh_pump_way_goes(enum kvh_pump_way way, bool load)
 {
-	(void)load;
-	return way < KVH_PUMP_WAYS;
+	return way != KVH_PUMP_GENTLE || !load;
 }
 
 /* ---- a part ------------------------------------------------------------- */
@@ -314,6 +314,8 @@ static int parts_open(struct kvh_pump *pump)
 	struct kvh_pack_set *set = pump->set;
 	int err = set->n_chunks < PARTS ? -ENOSPC : 0;
 
+	if (err == 0 && pump->way == KVH_PUMP_GENTLE && !set->mplan.gentle)
+		err = -EOPNOTSUPP;
 	for (uint32_t i = 0; i < PARTS && err == 0; i++) {
 		pump->parts[i].pump = pump;
 		if (pump->way == KVH_PUMP_COPY)
@@ -352,6 +354,8 @@ int kvh_pump_open(struct kvh_pack_set *set, enum kvh_pump_way way, bool load,
 		return err;
 	}
 	pump->started = true;
+	if (way == KVH_PUMP_GENTLE)
+		kvh_mover_set_gentle(set->rig->mover, true);
 	*pump_p = pump;
 	return 0;
 }
@@ -364,6 +368,8 @@ static void pump_join(struct kvh_pump *pump)
 	(void)pthread_cond_broadcast(&pump->changed);
 	(void)pthread_mutex_unlock(&pump->lock);
 	(void)pthread_join(pump->thread, NULL);
+	if (pump->way == KVH_PUMP_GENTLE)
+		kvh_mover_set_gentle(pump->set->rig->mover, false);
 }
 
 void kvh_pump_close(struct kvh_pump *pump)

@@ -24,9 +24,10 @@ extern "C" {
 enum kvh_pump_way {
 	KVH_PUMP_COPY,    /* contiguous copies: the price of the link itself */
 	KVH_PUMP_KVHOIST, /* the mover */
+	KVH_PUMP_GENTLE,  /* the mover, told to be gentle: stores */
 	KVH_PUMP_WAYS
 };
-/* "link", "kvhoist". */
+/* "link", "kvhoist", "gentle". */
 const char *kvh_pump_way_name(enum kvh_pump_way way);
 /* Whether there is such a way in this direction. */
 bool kvh_pump_way_goes(enum kvh_pump_way way, bool load);
@@ -42,7 +43,9 @@ struct kvh_pump;
 /* Of the whole set, fresh from kvh_pack_set_open and the pump's until close. The link's
  * moves as many bytes of the pool itself, and a load of it leaves them changed: such a
  * set is of no other use.
- * -ENOSPC  too few chunks, or no room in the arena; -ENOMEM, -EIO */
+ * -ENOSPC      too few chunks, or no room in the arena
+ * -EOPNOTSUPP  gentle: the set's pages are no rows that are worth a copy
+ * -ENOMEM, -EIO */
 int kvh_pump_open(struct kvh_pack_set *set, enum kvh_pump_way way, bool load,
 		  struct kvh_pump **pump_p);
 /* Waits until everything has landed. NULL is fine. */

@@ -22,7 +22,7 @@ class Beside : public ::testing::Test
       protected:
 	void SetUp() override
 	{
-		ASSERT_EQ(kvh_pack_rig_open(&rig, "host", 4u << 20, 16u << 20), 0);
+		ASSERT_EQ(kvh_pack_rig_open(&rig, "host", 8u << 20, 16u << 20), 0);
 		open();
 	}
 	void TearDown() override
@@ -33,7 +33,8 @@ class Beside : public ::testing::Test
 	}
 	void open()
 	{
-		const struct kvh_pack_shape shape = {4096, 64u << 10, 1u << 20,
+		/* Rows of 16 KiB, four a page: what a gentle store can take. Four chunks. */
+		const struct kvh_pack_shape shape = {16u << 10, 1u << 20, 4u << 20,
 						     KVH_PAGES_SHUFFLED};
 
 		ASSERT_EQ(kvh_pack_set_open(&rig, &shape, &set), 0);
@@ -115,6 +116,16 @@ TEST_F(Beside, ControlBytesThatAreLostAreFound)
 		kvh_host_release(rig.dev);
 		EXPECT_FALSE(kvh_pump_check(pump));
 	});
+}
+
+TEST_F(Beside, WhereNothingCanBeGentleThePumpSaysSo)
+{
+	const struct kvh_pack_shape shape = {4096, 256u << 10, 1u << 20, KVH_PAGES_SHUFFLED};
+
+	kvh_pack_set_close(&set);
+	ASSERT_EQ(kvh_pack_set_open(&rig, &shape, &set), 0);
+	EXPECT_EQ(kvh_pump_open(&set, KVH_PUMP_GENTLE, false, &pump), -EOPNOTSUPP);
+	EXPECT_EQ(kvh_pump_open(&set, KVH_PUMP_KVHOIST, false, &pump), 0) << "control";
 }
 
 TEST_F(Beside, AnEnqueueThatFailsEndsItAndIsReported)

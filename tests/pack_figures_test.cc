@@ -46,6 +46,7 @@ struct kvh_pack_row row_of(enum kvh_way way, bool load, uint64_t fragment, uint6
 	row.rate = 50;
 	row.submit_us_per_gb = 1000 * share; /* so that worse is another row's */
 	row.other_us_per_gb = 1000;
+	row.decided = "";
 	return row;
 }
 
