@@ -130,7 +130,7 @@ int kvh_engine_set(struct kvh_engine *engine, const char *name, const char *valu
 int kvh_engine_get(struct kvh_engine *engine, const char *name, char *value, size_t size)
 {
 	const struct kvh_option *option;
-	char text[256];
+	char text[1024]; /* of KVH_DEVICES_MAX devices */
 	int err = kvh_engine_alive(engine);
 
 	if (err == 0)

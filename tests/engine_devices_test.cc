@@ -229,9 +229,22 @@ TEST(Devices, TheOptionIsAsItWasGiven)
 	EXPECT_STREQ("host:0", snapshot->devices[0].label);
 	EXPECT_STREQ("host:1", snapshot->devices[1].label);
 	kvh_snapshot_free(snapshot);
+
+	std::string most = "host";
+	for (uint32_t i = 1; i < KVH_DEVICES_MAX; i++)
+		most += ",host";
+	Engine all(on(most.c_str()));
+	std::vector<char> long_text(most.size() + 1);
+	EXPECT_EQ(static_cast<int>(most.size()),
+		  kvh_engine_get(all.get(), "device", long_text.data(), long_text.size()));
+	EXPECT_EQ(most, long_text.data());
+	EXPECT_EQ(KVH_DEVICES_MAX, all.status().n_devices);
+	most += ",host";
+	kvh_engine *too_many = nullptr;
+	Log refused;
+	EXPECT_EQ(-EINVAL, open_engine(on(most.c_str()), &too_many));
 	for (const char *names : {"host,tpu", "host,cuda:0", "host,auto", ","}) {
 		kvh_engine *none = nullptr;
-		Log log;
 
 		EXPECT_EQ(-EINVAL, open_engine(on(names), &none)) << names;
 		EXPECT_EQ(nullptr, none);
