@@ -13,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LAUNCHES_MAX 2000u
+/* Fewer than a driver queues before a launch waits, and with it who else submits. */
+#define LAUNCHES_MAX 500u
 
 void kvh_beside_report_free(struct kvh_beside_report *report)
 {

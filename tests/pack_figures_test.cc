@@ -127,6 +127,32 @@ TEST(Figures, OfWhatOthersLoseOnlyTheMoversRowsCount)
 	EXPECT_STREQ(lost->where, "64x8192x8192, 4 KiB");
 }
 
+/* Of gentle stores those whose runs are long enough. */
+TEST(Figures, GentleIsAboutLongRuns)
+{
+	struct kvh_beside_row rows[2] = {};
+	struct kvh_pack_report report = {};
+
+	for (struct kvh_beside_row &row : rows) {
+		row.way = KVH_PUMP_GENTLE;
+		row.fragment = 4 * KIB;
+		row.has_link = true;
+		row.share = 0.4;
+		row.over_link = 0.1;
+	}
+	report.beside.rows = rows;
+	report.beside.n = 2;
+	EXPECT_EQ(Figures(report).n, 0u);
+	rows[1].fragment = 16 * KIB;
+	rows[1].share = 0.71;
+	rows[1].over_link = -0.01;
+	const Figures figures(report);
+	ASSERT_EQ(figures.n, 2u);
+	EXPECT_NEAR(figures.list[0].reached, 71, 1e-9);
+	EXPECT_TRUE(kvh_figure_met(&figures.list[0]));
+	EXPECT_TRUE(kvh_figure_met(&figures.list[1]));
+}
+
 TEST(Figures, LatencyInMicroseconds)
 {
 	struct kvh_pack_report report = {};
