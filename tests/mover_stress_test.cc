@@ -66,6 +66,7 @@ class Schedule
 	{
 		kvh_host_release(r.dev);
 		r.close_mover(); /* before the payloads go, whatever was falsified */
+		(void)r.dev->ops->stream_wait(r.dev, r.stream); /* computes from `spoilt` */
 	}
 	/* False if a byte is wrong where a status says that it is right. */
 	bool run(const Fault *fault)
