@@ -51,9 +51,9 @@ struct kvh_size_class {
  *                            | no room for it                 | refused
  *                            '-------------> LOST <-----------'
  *
- * Parts are handed out in rising order, pieces may be PINNED in any. With the first
- * LOST one, or a stop, nothing is handed out any more; the last thread to leave then
- * gives back what lies behind the first piece that is not PINNED.
+ * Parts are handed out, and pieces taken, in rising order; they may be PINNED in any.
+ * With the first LOST one, or a stop, nothing is handed out any more; the last thread
+ * to leave then gives back what lies behind the first piece that is not PINNED.
  */
 enum kvh_piece_state {
 	KVH_PIECE_WANTED,
@@ -69,14 +69,16 @@ enum kvh_piece_state {
 
 /*
  *   registering == pieces REGISTERING <= register_max
+ *   n_pinned <= register_piece <= touch_piece
  *   working == threads (and the opener) that may still hand out or do something
  *   ended: working == 0 and what was to be given back is
  */
 struct kvh_pin {
-	uint8_t *states;      /* by piece: enum kvh_piece_state */
-	uint32_t *parts;      /* by piece: handed out or not, not touched yet */
-	uint32_t touch_piece; /* the next part to hand out */
-	uint64_t touch_at;    /* bytes into it */
+	uint8_t *states;         /* by piece: enum kvh_piece_state */
+	uint32_t *parts;         /* by piece: handed out or not, not touched yet */
+	uint32_t touch_piece;    /* the next part to hand out */
+	uint64_t touch_at;       /* bytes into it */
+	uint32_t register_piece; /* the next one; all before it were taken */
 	uint32_t registering, register_max;
 	uint32_t working;
 	bool stop, ended;
@@ -84,7 +86,7 @@ struct kvh_pin {
 	uint32_t lost;
 	char why[160];
 	uint64_t began_ns;
-	pthread_cond_t changed;     /* n_pinned, ended */
+	pthread_cond_t changed;     /* states, n_pinned, ended */
 	void (*watcher)(void *arg); /* or NULL */
 	void *watcher_arg;
 	struct kvh_thread threads[KVH_PIN_THREADS_MAX];

@@ -2,8 +2,8 @@
 /*
  * arena_pin.c - touches and registers the pieces of an arena: on threads of its own,
  * and on the opener's where it waits for all of it. A thread takes the next thing to
- * do under arena->lock, does it without, and leaves when there is nothing for it:
- * nobody waits for another.
+ * do under arena->lock, does it without, and sleeps while there is nothing for it; the
+ * last one to leave cleans up.
  *
  * Limit: touching memory that the machine has not got can't be refused, the kernel
  * kills for it. Room is asked for before each piece, so that this takes somebody
@@ -61,7 +61,6 @@ struct job {
 
 static void tell(struct kvh_arena *arena)
 {
-	(void)pthread_cond_broadcast(&arena->pin.changed);
 	if (arena->pin.watcher != NULL)
 		arena->pin.watcher(arena->pin.watcher_arg);
 }
@@ -80,29 +79,33 @@ static void publish(struct kvh_arena *arena)
 	}
 }
 
-/* The first piece that waits to be registered; map.n_pieces: none. */
-static uint32_t find_touched(const struct kvh_arena *arena)
+/* Pieces are registered in rising order, as they serve. The first has the driver for
+ * itself: somebody waits for it. */
+static bool may_register(const struct kvh_arena *arena)
 {
-	uint32_t piece = arena->n_pinned;
+	const struct kvh_pin *pin = &arena->pin;
 
-	if (arena->pin.registering == arena->pin.register_max)
-		return arena->map.n_pieces;
-	while (piece < arena->pin.touch_piece && arena->pin.states[piece] != KVH_PIECE_TOUCHED)
-		piece++;
-	return piece < arena->pin.touch_piece ? piece : arena->map.n_pieces;
+	return pin->register_piece < arena->map.n_pieces &&
+	       pin->states[pin->register_piece] == KVH_PIECE_TOUCHED &&
+	       pin->registering < (arena->n_pinned > 0 ? pin->register_max : 1);
 }
 
-/* False: nothing for this thread, now or later. Who makes more to do takes it. */
+static bool is_over(const struct kvh_arena *arena)
+{
+	const struct kvh_pin *pin = &arena->pin;
+
+	return pin->stop || pin->error != 0 || pin->register_piece == arena->map.n_pieces;
+}
+
+/* False: nothing for this thread right now. */
 static bool take(struct kvh_arena *arena, struct job *job)
 {
 	struct kvh_pin *pin = &arena->pin;
 	const struct kvh_arena_piece *piece;
 
-	if (pin->stop || pin->error != 0)
-		return false;
-	job->piece = find_touched(arena);
 	job->bytes = 0;
-	if (job->piece < arena->map.n_pieces) {
+	if (may_register(arena)) {
+		job->piece = pin->register_piece++;
 		piece_move(arena, job->piece, KVH_PIECE_REGISTERING);
 		pin->registering++;
 		return true;
@@ -140,25 +143,25 @@ static void lose(struct kvh_arena *arena, const struct job *job)
 static void settle(struct kvh_arena *arena, const struct job *job)
 {
 	struct kvh_pin *pin = &arena->pin;
+	bool registered = job->bytes == 0;
 
-	if (job->bytes > 0) {
-		pin->parts[job->piece]--;
-		if (pin->states[job->piece] == KVH_PIECE_LOST)
-			return;
-		if (job->error != 0)
-			lose(arena, job);
-		else if (pin->parts[job->piece] == 0)
-			piece_move(arena, job->piece, KVH_PIECE_TOUCHED);
+	if (registered)
+		pin->registering--;
+	else if (--pin->parts[job->piece] > 0 && job->error == 0)
 		return;
-	}
-	pin->registering--;
+	if (pin->states[job->piece] == KVH_PIECE_LOST)
+		return; /* by another part of it */
 	if (job->error != 0) {
 		lose(arena, job);
-		return;
+	} else if (registered) {
+		piece_move(arena, job->piece, KVH_PIECE_PINNED);
+		publish(arena);
+	} else {
+		piece_move(arena, job->piece, KVH_PIECE_TOUCHED);
 	}
-	piece_move(arena, job->piece, KVH_PIECE_PINNED);
-	publish(arena);
-	tell(arena);
+	(void)pthread_cond_broadcast(&pin->changed);
+	if (registered && job->error == 0)
+		tell(arena);
 }
 
 /* ---- without ------------------------------------------------------------ */
@@ -247,6 +250,7 @@ static void end(struct kvh_arena *arena)
 			 __ATOMIC_RELAXED);
 	__atomic_store_n(&arena->pinning, false, __ATOMIC_RELAXED);
 	arena->pin.ended = true;
+	(void)pthread_cond_broadcast(&arena->pin.changed);
 	tell(arena);
 	pthread_mutex_unlock(&arena->lock);
 }
@@ -268,7 +272,12 @@ static void work(struct kvh_arena *arena)
 	struct job job;
 
 	kvh_spin_lock(&arena->lock);
-	while (take(arena, &job)) {
+	while (!is_over(arena)) {
+		/* Alone one always has something: it waits for no one. */
+		if (!take(arena, &job)) {
+			(void)kvh_cond_wait(&arena->pin.changed, &arena->lock, UINT64_MAX);
+			continue;
+		}
 		pthread_mutex_unlock(&arena->lock);
 		run_job(arena, &job);
 		kvh_spin_lock(&arena->lock);
@@ -403,6 +412,7 @@ void kvh_pin_close(struct kvh_arena *arena, bool leak)
 {
 	kvh_spin_lock(&arena->lock);
 	arena->pin.stop = true;
+	(void)pthread_cond_broadcast(&arena->pin.changed);
 	pthread_mutex_unlock(&arena->lock);
 	join_threads(arena);
 	assert(arena->pin.ended);
