@@ -18,6 +18,10 @@
 
 #include <pthread.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct kvh_limits;
 struct kvh_put;
 struct kvh_seal;
@@ -131,4 +135,7 @@ void kvh_prefetch_stop(struct kvh_controller *c);
 /* Whether a DELETE of the key has not been answered: it is not to be read. */
 bool kvh_erase_pending(const struct kvh_controller *c, const struct kvh_key *key);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

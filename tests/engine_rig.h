@@ -103,6 +103,7 @@ struct Opts {
 	uint32_t high_pct = 0, low_pct = 0;
 	const char *l1_eviction = nullptr;
 	uint64_t space_l1_hard = 0, space_l2_hard = 0;
+	bool l1_pin_wait = false;
 	const char *device = "host";
 	uint64_t l1_piece_bytes = 0;
 };
@@ -129,6 +130,7 @@ inline int open_engine(const Opts &opts, kvh_engine **engine_p)
 	o.l1_eviction = opts.l1_eviction;
 	o.space_l1_hard_bytes = opts.space_l1_hard;
 	o.space_l2_hard_bytes = opts.space_l2_hard;
+	o.l1_pin_wait = opts.l1_pin_wait;
 	return kvh_engine_open(&o, engine_p);
 }
 

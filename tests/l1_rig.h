@@ -51,6 +51,7 @@ class L1Rig : public ::testing::Test
 		arena_opts.bytes = bytes;
 		arena_opts.piece_bytes = piece_bytes;
 		arena_opts.numa_node = -1;
+		arena_opts.early = early;
 		ASSERT_EQ(kvh_arena_open(&arena_opts, &arena), 0);
 		opts.arena = arena;
 		opts.n_shards = n_shards;
@@ -145,6 +146,7 @@ class L1Rig : public ::testing::Test
 		}
 	}
 
+	bool early = false; // L1 is there before its arena is
 	kvh_device *dev = nullptr;
 	kvh_arena *arena = nullptr;
 	kvh_l1 *l1 = nullptr;
