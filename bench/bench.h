@@ -28,6 +28,7 @@ int kvh_bench_control(int argc, char **argv);
 int kvh_bench_pack(int argc, char **argv);
 int kvh_bench_l2(int argc, char **argv);
 int kvh_bench_l1(int argc, char **argv);
+int kvh_bench_pin(int argc, char **argv);
 
 /* "kvhoist-bench: ..." and a newline, to stderr. */
 void kvh_bench_complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -150,6 +150,7 @@ run_benches()
 	done
 	step 'replay at full size' 30 "$dir/kvhoist-bench" replay --device cuda --scale 1 \
 		--trace gen:1 --requests 20 --l1 8G
+	step pin 60 "$dir/kvhoist-bench" pin --device cuda --from 8 --samples 1
 }
 
 run_sanitizer()

@@ -37,6 +37,8 @@ static const struct command commands[] = {
 	 "store cycles a second through the store controller"},
 	{"l1", "kvhoist-bench l1", kvh_bench_l1,
 	 "what the index and the states of L1 cost: look-ups and cycles a second"},
+	{"pin", "kvhoist-bench pin", kvh_bench_pin,
+	 "how long pinning memory takes, until the first frame and until all of it"},
 	{"help", "kvhoist-bench help", print_help, "this text"},
 	{"--help", NULL, print_help, NULL},
 	{"--version", NULL, print_version, NULL},

@@ -249,6 +249,21 @@ static void print_device(const struct kvh_device_status *d)
 	       d->dead != 0 ? ", dead" : "");
 }
 
+static void print_l1(const struct kvh_status *st)
+{
+	printf("L1              %" PRIu64 " of %" PRIu64 " MiB pinned%s, %" PRIu64 " missing\n",
+	       st->l1_bytes >> 20, st->l1_wanted_bytes >> 20,
+	       st->l1_pinning != 0 ? " so far" : "", st->l1_missing_bytes >> 20);
+}
+
+/* NULL: no memory. */
+static json_t *json_l1(const struct kvh_status *st)
+{
+	return json_pack("{s:I, s:I, s:I, s:b}", "pinned_bytes", (json_int_t)st->l1_bytes,
+			 "wanted_bytes", (json_int_t)st->l1_wanted_bytes, "missing_bytes",
+			 (json_int_t)st->l1_missing_bytes, "pinning", st->l1_pinning != 0);
+}
+
 /* NULL: no memory. */
 static json_t *json_devices(const struct kvh_snapshot *s)
 {
@@ -278,6 +293,7 @@ static int print(const struct options *o, const struct kvh_snapshot *s, const st
 	if (!o->json) {
 		for (uint64_t i = 0; i < s->n_devices; i++)
 			print_device(&s->devices[i]);
+		print_l1(&s->engine);
 		printf("spaces          %" PRIu32 "\n"
 		       "count           %.1f ns\n"
 		       "latency count   %.1f ns\n"
@@ -291,11 +307,11 @@ static int print(const struct options *o, const struct kvh_snapshot *s, const st
 		       o->threads);
 		return 0;
 	}
-	json = json_pack("{s:o, s:I, s:f, s:f, s:I, s:I, s:I, s:f, s:f}", "devices",
-			 json_devices(s), "spaces", (json_int_t)o->spaces, "count_ns",
-			 r->count_ns, "latency_count_ns", r->latency_ns, "snapshot_p50_ns",
-			 (json_int_t)r->snapshot.p50_ns, "snapshot_p99_ns",
-			 (json_int_t)r->snapshot.p99_ns, "snapshot_max_ns",
+	json = json_pack("{s:o, s:o, s:I, s:f, s:f, s:I, s:I, s:I, s:f, s:f}", "devices",
+			 json_devices(s), "l1", json_l1(&s->engine), "spaces",
+			 (json_int_t)o->spaces, "count_ns", r->count_ns, "latency_count_ns",
+			 r->latency_ns, "snapshot_p50_ns", (json_int_t)r->snapshot.p50_ns,
+			 "snapshot_p99_ns", (json_int_t)r->snapshot.p99_ns, "snapshot_max_ns",
 			 (json_int_t)r->snapshot.max_ns, "lookups_per_s_beside",
 			 r->lookups_beside, "lookups_per_s_alone", r->lookups_alone);
 	err = json == NULL ? -ENOMEM : json_dumpf(json, stdout, JSON_INDENT(2));
