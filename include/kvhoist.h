@@ -534,7 +534,8 @@ struct kvh_store_outcome {
 
 struct kvh_store_opts {
 	size_t size;
-	/* The order point: pages are read when this has been reached. At most one.
+	/* The order point: pages are read when this has been reached. At most one; a
+	 * stream is one of the pool's device.
 	 * Neither: on a GPU the legacy default stream, on the host device now. The
 	 * host device has no streams of the runtime's: neither. */
 	struct CUstream_st *stream;
