@@ -317,6 +317,44 @@ TEST_P(Request, AttachedAndUnattachedMemoryWorks)
 	}
 }
 
+// Memory that is pinned later: attached with requests out, which are not disturbed.
+TEST_P(Request, MemoryIsAttachedWhileRequestsAreOut)
+{
+	const auto l2 = open();
+	ASSERT_TRUE(l2);
+	std::vector<Buffer> regions;
+	std::vector<Buffer> frames;
+	std::vector<struct kvh_l2_req> reqs(6);
+
+	if (l2->ops()->attach == nullptr)
+		GTEST_SKIP() << "takes no memory";
+	for (uint64_t i = 0; i < reqs.size(); i++) {
+		frames.push_back(make_frame(make_key(i), 100000, i));
+		regions.emplace_back(2 << 20);
+	}
+	for (uint64_t i = 0; i < reqs.size(); i++) {
+		const int attached = l2->ops()->attach(l2->self(), regions[i].data(),
+						       regions[i].size());
+
+		memcpy(regions[i].data(), frames[i].data(), frames[i].size());
+		reqs[i] = make_req(KVH_L2_PUT, make_key(i), regions[i].data(),
+				   frames[i].size());
+		reqs[i].region = attached >= 0 ? static_cast<uint32_t>(attached)
+					       : KVH_L2_NO_REGION;
+		ASSERT_EQ(l2->submit(&reqs[i]), 0);
+	}
+	ASSERT_EQ(l2->wait(reqs.size()).size(), reqs.size());
+	for (uint64_t i = 0; i < reqs.size(); i++) {
+		Buffer into(frames[i].size());
+
+		EXPECT_EQ(reqs[i].status, 0) << i;
+		EXPECT_EQ(l2->get(make_key(i), into), keeps() ? 0 : -ENOENT);
+		if (keeps()) {
+			EXPECT_TRUE(into == frames[i]) << i;
+		}
+	}
+}
+
 INSTANTIATE_TEST_SUITE_P(Adapters, Request, ::testing::ValuesIn(cases()), case_label);
 
 } // namespace
