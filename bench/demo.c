@@ -209,6 +209,7 @@ static int play_phase(struct demo *demo, const char *name, size_t *next, size_t 
 	kvh_engine_opts_init(&engine, sizeof(engine));
 	engine.device = demo->device;
 	engine.l1_bytes = demo->l1_bytes;
+	engine.l1_pin_wait = 1;
 	engine.l2 = &l2;
 	engine.n_l2 = 1;
 	err = kvh_player_open(&opts, &player);

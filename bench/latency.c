@@ -280,6 +280,7 @@ static int open_engine(struct rig *rig)
 	kvh_engine_opts_init(&opts, sizeof(opts));
 	opts.device = rig->opts->device;
 	opts.l1_bytes = kvh_geometry_l1_bytes(&rig->geo, L1_CHUNKS);
+	opts.l1_pin_wait = 1; /* nothing else runs while it measures */
 	err = kvh_engine_open(&opts, &rig->engine);
 	if (err != 0)
 		return err;

@@ -155,6 +155,10 @@ static int engine_options(struct options *o, const struct kvh_replay *replay,
 	(void)kvh_engine_args_value(&o->engine, "l1.bytes", &given);
 	if (!given)
 		err = whole_l1(&o->engine, replay);
+	/* What is played meets an L1 that is there, unless somebody wants to see it come. */
+	(void)kvh_engine_args_value(&o->engine, "l1.pin_wait", &given);
+	if (!given && err == 0)
+		err = kvh_config_set(o->engine.config, "l1.pin_wait", "yes");
 	return err != 0 ? err : kvh_config_opts(o->engine.config, engine);
 }
 
