@@ -14,8 +14,8 @@ set -euo pipefail
 
 # The programs with tests on a GPU, which have "cuda" in their names; the other
 # tests need none. A test that is skipped here has failed.
-tests=(device_test pack_gpu_test frames_gpu_test mover_test mover_layers_test capture_cuda_gpu_test
-	pages_cuda_gpu_test death_cuda_gpu_test)
+tests=(device_test arena_gpu_test pack_gpu_test frames_gpu_test mover_test
+	mover_layers_test capture_cuda_gpu_test pages_cuda_gpu_test death_cuda_gpu_test)
 filter='*cuda*:Cuda*'
 models=(llama-3.1-8b llama-3.1-70b-tp8 qwen3-32b deepseek-v3 gpt-oss-120b)
 limit=${KVH_GPU_SECONDS:-530} # for everything
