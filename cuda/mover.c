@@ -338,6 +338,7 @@ int kvh_mover_open(struct kvh_device *dev, const struct kvh_mover_opts *opts,
 	mover->threadless = opts->threadless;
 	mover->way = opts->way;
 	mover->calibrate = opts->calibrate;
+	mover->burst = opts->burst;
 	atomic_init(&mover->gentle, opts->gentle);
 	pthread_mutex_init(&mover->lock, NULL);
 	pthread_mutex_init(&mover->measuring, NULL);

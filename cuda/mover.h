@@ -38,7 +38,7 @@ enum kvh_mover_way {
 	KVH_MOVER_STAGED,
 	KVH_MOVER_DIRECT, /* of options: wherever a plan can */
 };
-const char *kvh_mover_way_name(enum kvh_mover_way way);
+const char *kvh_mover_way_name(size_t way); /* "auto", ..; NULL beyond the last */
 
 struct kvh_mover_opts {
 	uint64_t stage_bytes; /* 0: 32 MiB; grows to the largest unit of a plan in use */
@@ -47,6 +47,7 @@ struct kvh_mover_opts {
 	enum kvh_mover_way way;
 	bool calibrate; /* AUTO: measure at kvh_mover_plan_add, a moment once a shape */
 	bool gentle;    /* as kvh_mover_set_gentle */
+	uint32_t burst; /* CTAs of a gather or scatter at most; 0: as many as it has work for */
 };
 
 /* A plan with its copy in device memory. */

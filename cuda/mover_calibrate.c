@@ -219,6 +219,7 @@ static int fill_store(struct bench *b, unsigned turn, uint64_t first, uint64_t e
 	int rc = ops->stream_wait_event(b->dev, b->kernel, b->empty[turn]);
 
 	kvh_band_pack(&b->band, first, end, b->dev_pages, b->stage[turn], &pack);
+	pack.ctas = b->mover->burst;
 	if (rc == 0)
 		rc = ops->gather(b->dev, &pack, b->kernel);
 	if (rc == 0)
@@ -237,6 +238,7 @@ static int fill_load(struct bench *b, unsigned turn, uint64_t first, uint64_t en
 	int rc = ops->stream_wait_event(b->dev, b->copy, b->empty[turn]);
 
 	kvh_band_pack(&b->band, first, end, b->dev_pages, b->stage[turn], &pack);
+	pack.ctas = b->mover->burst;
 	if (rc == 0)
 		rc = copy_stage(b, turn, first, end);
 	if (rc == 0)

@@ -155,6 +155,7 @@ struct kvh_mover {
 
 	enum kvh_mover_way way; /* as asked for at open */
 	bool calibrate;
+	uint32_t burst;
 	atomic_bool gentle;
 	pthread_mutex_t measuring; /* over a calibration; taken before lock */
 

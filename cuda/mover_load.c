@@ -194,6 +194,7 @@ static int enqueue_fill(struct kvh_lane *lane, const struct kvh_band *band, uint
 	if (rc)
 		return rc;
 	kvh_band_pack(band, first, end, dev_pages, mem, &pack);
+	pack.ctas = lane->mover->burst;
 	rc = dev->ops->scatter(dev, &pack, lane->kernel);
 	if (rc == 0)
 		rc = dev->ops->event_record(dev, stage->empty, lane->kernel);

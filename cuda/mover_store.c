@@ -140,6 +140,7 @@ static int stage_fill(struct kvh_lane *lane, struct kvh_stage *stage,
 
 	if (!direct) {
 		kvh_band_pack(band, first, end, dev_pages, mem, &pack);
+		pack.ctas = lane->mover->burst;
 		rc = dev->ops->gather(dev, &pack, lane->kernel);
 	}
 	if (rc == 0)

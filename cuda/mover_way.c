@@ -33,14 +33,15 @@
 /* All calibrations of a mover together: under a second down to 12 GB/s. */
 #define CALIBRATION_BYTES (UINT64_C(6) << 30)
 
-const char *kvh_mover_way_name(enum kvh_mover_way way)
+const char *kvh_mover_way_name(size_t way)
 {
-	switch (way) {
-	case KVH_MOVER_AUTO: return "auto";
-	case KVH_MOVER_STAGED: return "staged";
-	case KVH_MOVER_DIRECT: return "direct";
-	}
-	return NULL;
+	static const char *const names[] = {
+		[KVH_MOVER_AUTO] = "auto",
+		[KVH_MOVER_STAGED] = "staged",
+		[KVH_MOVER_DIRECT] = "direct",
+	};
+
+	return way < sizeof(names) / sizeof(names[0]) ? names[way] : NULL;
 }
 
 bool kvh_way_is_direct(const struct kvh_lane *lane, const struct kvh_mover_plan *mplan)

@@ -31,6 +31,7 @@ struct kvh_pack {
 	unsigned char *stage;  /* 16-byte aligned */
 	uint32_t plane_first, plane_end;
 	uint64_t unit_first, n_units;
+	uint32_t ctas;     /* of a launch at most; 0: as many as there is work for */
 	uint64_t unit_pos; /* position(unit_first): kvh_pack_position */
 	/* The plan's, repeated so that a launch needs no device memory: */
 	uint64_t band_bytes; /* of one chunk's planes in the band */

@@ -32,10 +32,12 @@ constexpr uint32_t KVH_PACK_TILE = 4096;
  * that find nothing to do where a few units are much larger than the rest. */
 constexpr uint64_t KVH_PACK_CTAS = 65536;
 
-/* Team number t: unit t / splits; of its tiles t % splits, + splits, .. */
+/* Team number t: unit t / splits; of its tiles t % splits, + splits, .. Where the
+ * CTAs are fewer than that needs, the team that took t takes t + step as well. */
 struct kvh_pack_grid {
 	uint64_t ctas;
 	uint64_t teams;
+	uint64_t step; /* teams of all CTAs */
 	uint32_t splits;
 	uint32_t lanes; /* power of 2, 1..32 */
 };
@@ -61,6 +63,9 @@ inline int kvh_pack_grid_make(const struct kvh_pack &pack, struct kvh_pack_grid 
 	grid->splits = static_cast<uint32_t>(splits);
 	grid->teams = pack.n_units * splits;
 	grid->ctas = (grid->teams - 1) / per_cta + 1;
+	if (pack.ctas != 0 && grid->ctas > pack.ctas)
+		grid->ctas = pack.ctas;
+	grid->step = grid->ctas * per_cta;
 	return 0;
 }
 
@@ -150,17 +155,15 @@ KVH_PACK_FN void kvh_pack_tile_move(const struct kvh_pack_ends &ends, uint32_t a
 	}
 }
 
-/* All that thread number `thread` of the grid does. */
+/* The tiles of one unit that a team takes, and of these a thread's share. */
 template <typename Vec, int direction>
-KVH_PACK_FN void kvh_pack_thread(const struct kvh_pack &pack, const struct kvh_pack_grid &grid,
-				 uint64_t thread)
+KVH_PACK_FN void kvh_pack_team(const struct kvh_pack &pack, const struct kvh_pack_grid &grid,
+			       uint64_t team, uint32_t lane)
 {
-	const uint64_t team = thread / grid.lanes;
-	const uint32_t lane = static_cast<uint32_t>(thread % grid.lanes);
 	const uint64_t unit = team / grid.splits;
 	struct kvh_pack_ends ends;
 
-	if (team >= grid.teams || !kvh_pack_ends_at(&pack, unit, &ends))
+	if (!kvh_pack_ends_at(&pack, unit, &ends))
 		return;
 	KVH_ASSUME_GLOBAL(ends.page);
 	const uint32_t unit_bytes = static_cast<uint32_t>(ends.plane->unit_bytes);
@@ -174,6 +177,17 @@ KVH_PACK_FN void kvh_pack_thread(const struct kvh_pack &pack, const struct kvh_p
 			ends, tile + lane * static_cast<uint32_t>(sizeof(Vec)), end,
 			grid.lanes * static_cast<uint32_t>(sizeof(Vec)));
 	}
+}
+
+/* All that thread number `thread` of the grid does. */
+template <typename Vec, int direction>
+KVH_PACK_FN void kvh_pack_thread(const struct kvh_pack &pack, const struct kvh_pack_grid &grid,
+				 uint64_t thread)
+{
+	const uint32_t lane = static_cast<uint32_t>(thread % grid.lanes);
+
+	for (uint64_t team = thread / grid.lanes; team < grid.teams; team += grid.step)
+		kvh_pack_team<Vec, direction>(pack, grid, team, lane);
 }
 
 #endif

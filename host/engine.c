@@ -134,6 +134,21 @@ static int open_controller(struct kvh_engine *engine, const struct kvh_engine_op
 	return kvh_controller_open(&opts, &engine->controller);
 }
 
+/* What only an open says; kvh_apply_mover has the rest. */
+static void mover_opts(const struct kvh_engine_opts *o, struct kvh_mover_opts *mover)
+{
+	*mover = (struct kvh_mover_opts){
+		.stage_bytes = o->stage_bytes,
+		.n_stages = o->gpu_stages,
+		.calibrate = o->gpu_calibrate,
+		.burst = o->gpu_burst,
+	};
+	if (o->gpu_way == kvh_mover_way_name(KVH_MOVER_STAGED))
+		mover->way = KVH_MOVER_STAGED;
+	else if (o->gpu_way == kvh_mover_way_name(KVH_MOVER_DIRECT))
+		mover->way = KVH_MOVER_DIRECT;
+}
+
 static uint64_t first_sequence(void)
 {
 	/* Only so that a later run's stores have higher numbers: if the clock goes
@@ -179,7 +194,7 @@ static void engine_free(struct kvh_engine *engine)
 
 int kvh_engine_open(const struct kvh_engine_opts *opts, struct kvh_engine **engine_p)
 {
-	struct kvh_mover_opts mover = {0};
+	struct kvh_mover_opts mover;
 	const struct kvh_policy *policy;
 	struct kvh_engine *engine;
 	struct kvh_engine_opts o;
@@ -206,7 +221,7 @@ int kvh_engine_open(const struct kvh_engine_opts *opts, struct kvh_engine **engi
 	err = open_l1(engine, &o);
 	if (err != 0)
 		goto err_device;
-	mover.stage_bytes = o.stage_bytes;
+	mover_opts(&o, &mover);
 	err = kvh_devices_start(&engine->devices, &mover);
 	if (err != 0)
 		goto err_l1;

@@ -5,6 +5,7 @@
  */
 #include "host/option.h"
 
+#include "cuda/mover.h"
 #include "host/clock.h"
 #include "host/order.h"
 #include "host/policy.h"
@@ -214,5 +215,37 @@ const struct kvh_option kvh_options[] = {
 	 .max = UINT64_MAX,
 	 .apply = kvh_apply_mover,
 	 .help = "while copies are on the way, look for so long before sleeping; 0ns: sleep"},
+	{.name = "gpu.way",
+	 FIELD(gpu_way),
+	 .type = KVH_OPTION_CHOICE,
+	 .choice = kvh_mover_way_name,
+	 .fallback_text = "auto",
+	 .help = "pages cross the link packed by kernels, or by copies alone where they can"},
+	{.name = "gpu.calibrate",
+	 FIELD(gpu_calibrate),
+	 .type = KVH_OPTION_BOOL,
+	 .max = 1,
+	 .fallback = 1,
+	 .help = "gpu.way auto measures both ways when a pool is registered"},
+	{.name = "gpu.gentle",
+	 FIELD(store_gentle),
+	 .type = KVH_OPTION_BOOL,
+	 .max = 1,
+	 .apply = kvh_apply_mover,
+	 .help = "stores take the way without kernels where there is one, even if it is "
+		 "slower"},
+	{.name = "gpu.stages",
+	 FIELD(gpu_stages),
+	 .type = KVH_OPTION_U32,
+	 .zero = KVH_ZERO_IS_DEFAULT,
+	 .min = 1,
+	 .max = 16,
+	 .fallback = 3,
+	 .help = "stages a direction"},
+	{.name = "gpu.burst",
+	 FIELD(gpu_burst),
+	 .type = KVH_OPTION_U32,
+	 .max = 65536,
+	 .help = "CTAs of a packing kernel at most; 0: as many as it has work for"},
 	{.name = NULL},
 };

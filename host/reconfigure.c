@@ -68,6 +68,7 @@ int kvh_apply_mover(struct kvh_engine *engine, const struct kvh_engine_opts *opt
 		kvh_mover_set_store_rate(engine->devices.list[i].mover,
 					 opts->store_bytes_per_s);
 		kvh_mover_set_spin(engine->devices.list[i].mover, opts->gpu_spin_ns);
+		kvh_mover_set_gentle(engine->devices.list[i].mover, opts->store_gentle);
 	}
 	return 0;
 }

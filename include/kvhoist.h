@@ -145,6 +145,19 @@ struct kvh_engine_opts {
 	uint64_t gpu_spin_ns;
 	uint32_t l1_pin_wait; /* 1: open returns when all of L1 is pinned; 0: when the first
 			       * piece is, and the engine pins the rest behind it */
+	/* How pages cross a GPU's link: "staged", packed by kernels; "direct", by copies
+	 * alone, where a page is one piece a plane; "auto", or NULL: for each pool the one
+	 * that is faster, and direct where both are the same. */
+	const char *gpu_way;
+	uint32_t gpu_calibrate; /* 1: "auto" measures both when a pool is registered, a moment
+				 * for each shape of pages; 0: it goes by a table of rates;
+				 * kvh_engine_opts_init: 1 */
+	uint32_t store_gentle;  /* 1: stores go direct where pages have rows of 16 KiB and more
+				 * at one stride, even where that is slower: a model that
+				 * computes meanwhile loses nothing but the link; 0: as loads */
+	uint32_t gpu_stages;    /* stages a direction, 1..16; 0: 3 */
+	uint32_t gpu_burst;     /* CTAs of a packing kernel at most; 0: as many as it has work
+				 * for: the whole GPU, for a moment */
 };
 KVH_API void kvh_engine_opts_init(struct kvh_engine_opts *opts, size_t size);
 

@@ -38,15 +38,16 @@ void run_width(const kvh_pack &pack, const kvh_pack_grid &grid)
 }
 
 /* At the pack's own width, or a narrower one; as many splits as the launcher
- * takes, or fewer, as it does for large grids. */
+ * takes, or fewer, as it does for large grids; on so many CTAs at most. */
 template <int direction>
-Move emulate(uint32_t max_width, uint32_t max_splits)
+Move emulate(uint32_t max_width, uint32_t max_splits, uint32_t ctas)
 {
 	return [=](const kvh_pack *pack) {
 		kvh_pack narrow = *pack;
 		kvh_pack_grid grid;
 		int err = kvh_pack_check(pack);
 
+		narrow.ctas = ctas;
 		narrow.width = std::min(pack->width, max_width);
 		if (err == 0)
 			err = kvh_pack_grid_make(narrow, &grid);
@@ -61,10 +62,11 @@ Move emulate(uint32_t max_width, uint32_t max_splits)
 	};
 }
 
-void check(const Layout &layout, uint64_t shift, uint64_t seed, uint32_t width, uint32_t splits)
+void check(const Layout &layout, uint64_t shift, uint64_t seed, uint32_t width, uint32_t splits,
+	   uint32_t ctas = 0)
 {
-	check_layout(layout, shift, seed, emulate<KVH_PACK_GATHER>(width, splits),
-		     emulate<KVH_PACK_SCATTER>(width, splits));
+	check_layout(layout, shift, seed, emulate<KVH_PACK_GATHER>(width, splits, ctas),
+		     emulate<KVH_PACK_SCATTER>(width, splits, ctas));
 }
 
 void check_all(const Sizes &sizes)
@@ -117,11 +119,25 @@ TEST(PackTile, RandomLayouts)
 	}
 }
 
-kvh_pack_grid grid_of(uint64_t n_units, uint64_t max_unit_bytes, uint32_t width)
+/* Narrow bursts: few CTAs whose teams go on to further units. */
+TEST(PackTile, FewerCtasThanWork)
+{
+	const Sizes sizes{2, 24, 8, 4, 80, 6};
+
+	for (uint32_t ctas : {1, 2, 7})
+		for (const Layout &layout : all_layouts(sizes, KVH_FORMAT_PORTABLE)) {
+			check(layout, 0, ctas, 16, UINT32_MAX, ctas);
+			ASSERT_FALSE(HasFatalFailure()) << layout.name << " CTAs " << ctas;
+		}
+}
+
+kvh_pack_grid grid_of(uint64_t n_units, uint64_t max_unit_bytes, uint32_t width,
+		      uint32_t ctas = 0)
 {
 	kvh_pack pack{};
 	kvh_pack_grid grid{};
 
+	pack.ctas = ctas;
 	pack.n_units = n_units;
 	pack.max_unit_bytes = max_unit_bytes;
 	pack.width = width;
@@ -137,6 +153,16 @@ TEST(PackTile, GridFitsTheWork)
 	EXPECT_EQ(g.lanes, 32u);
 	EXPECT_EQ(g.splits, 8u);
 	EXPECT_EQ(g.ctas, 1024u);
+
+	EXPECT_EQ(g.step, 8192u);
+	EXPECT_EQ(g.teams, 8192u);
+
+	/* The same on a quarter of the GPU: as many teams, in turns. */
+	g = grid_of(1024, 32768, 16, 132);
+	EXPECT_EQ(g.ctas, 132u);
+	EXPECT_EQ(g.teams, 8192u);
+	EXPECT_EQ(g.step, 132u * 8);
+	EXPECT_EQ(grid_of(8, 4096, 16, 132).ctas, 1u);
 
 	/* Tiny units: no warp for 64 bytes. */
 	g = grid_of(1 << 19, 64, 16);
