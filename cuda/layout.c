@@ -365,17 +365,21 @@ static void plan_plane_fill(const struct kvh_group_desc *group, const struct pla
 	assert(pp->unit_bytes == pp->run_bytes * pp->n_inner * pp->n_outer);
 }
 
-static uint64_t plan_plane_bits(const struct kvh_plan_plane *pp)
+/* The lowest bit of all that an address in a page, or an offset in a unit, adds up. */
+static uint32_t plane_width(const struct kvh_plan_plane *pp)
 {
-	return pp->base | pp->page_stride | pp->payload_off | pp->unit_bytes | pp->run_bytes |
-	       pp->page_inner | pp->page_outer | pp->unit_inner | pp->unit_outer;
+	uint64_t bits = 16; /* the widest access there is */
+
+	bits |= pp->base | pp->page_stride | pp->unit_bytes | pp->run_bytes;
+	bits |= pp->page_inner | pp->page_outer | pp->unit_inner | pp->unit_outer;
+	return (uint32_t)(bits & -bits);
 }
 
-/* The sums that follow from the planes. They fit: group_check added them up. */
+/* The sums that follow from the planes. They fit: group_check added them up. Where a
+ * plane's units lie is a sum of whole units, and so legal at the narrowest width. */
 static void plan_finish(struct kvh_plan *plan)
 {
-	uint64_t bits = 16; /* of a stage, and the widest access there is */
-
+	plan->width = 16;
 	for (uint32_t i = 0; i < plan->n_planes; i++) {
 		struct kvh_plan_plane *pp = &plan->planes[i];
 
@@ -383,9 +387,10 @@ static void plan_finish(struct kvh_plan *plan)
 		plan->payload_bytes += pp->unit_bytes * plan->pages_per_chunk;
 		if (pp->unit_bytes > plan->max_unit_bytes)
 			plan->max_unit_bytes = pp->unit_bytes;
-		bits |= plan_plane_bits(pp);
+		pp->width = plane_width(pp);
+		if (pp->width < plan->width)
+			plan->width = pp->width;
 	}
-	plan->width = (uint32_t)(bits & -bits);
 }
 
 static struct kvh_plan *plan_alloc(const struct site *site, uint32_t chunk_tokens,

@@ -43,7 +43,9 @@ struct kvh_plan_plane {
 	uint64_t unit_inner, unit_outer;
 	uint32_t n_inner, n_outer; /* >= 1; n_outer 1 where one loop is enough */
 	uint32_t layer;
+	uint32_t width; /* widest legal access to its pages in bytes: 16, 8, 4, 2 or 1 */
 	uint32_t alloc; /* that it lies in: no copy of rows goes from one to another */
+	uint32_t reserved;
 };
 
 /* One allocation, position-independent but for `base`: it is copied to the
@@ -55,7 +57,7 @@ struct kvh_plan {
 	uint32_t pages_per_chunk;
 	uint32_t n_pages; /* of the pool's group; page numbers are below it */
 	uint32_t n_planes;
-	uint32_t width; /* widest legal access in bytes: 16, 8, 4, 2 or 1 */
+	uint32_t width; /* the narrowest of the planes' */
 	struct kvh_plan_plane planes[];
 };
 

@@ -31,11 +31,28 @@ uint64_t kvh_pack_position(const struct kvh_plan *plan, uint32_t plane_first,
 				 band_bytes(plan, plane_first, plane_end));
 }
 
+/* What the units of the band have in common. */
+static void band_units(const struct kvh_plan *plan, struct kvh_pack *pack)
+{
+	pack->width = 16;
+	pack->widest = 1;
+	pack->max_unit_bytes = 0;
+	for (uint32_t i = pack->plane_first; i < pack->plane_end; i++) {
+		const struct kvh_plan_plane *pp = &plan->planes[i];
+
+		if (pp->width < pack->width)
+			pack->width = pp->width;
+		if (pp->width > pack->widest)
+			pack->widest = pp->width;
+		if (pp->unit_bytes > pack->max_unit_bytes)
+			pack->max_unit_bytes = pp->unit_bytes;
+	}
+}
+
 void kvh_pack_prepare(struct kvh_pack *pack, const struct kvh_plan *host_plan)
 {
 	pack->pages_per_chunk = host_plan->pages_per_chunk;
-	pack->width = host_plan->width;
-	pack->max_unit_bytes = host_plan->max_unit_bytes;
+	band_units(host_plan, pack);
 	pack->band_bytes = band_bytes(host_plan, pack->plane_first, pack->plane_end);
 	pack->unit_pos = kvh_pack_position(host_plan, pack->plane_first, pack->plane_end,
 					   pack->unit_first);
@@ -66,13 +83,17 @@ static void unit_move(const struct kvh_pack_ends *ends, enum direction direction
 static int ref_check(const struct kvh_pack *pack)
 {
 	const struct kvh_plan *plan = pack->plan;
+	struct kvh_pack want = *pack;
 	int err = kvh_pack_check(pack);
 
 	if (err != 0)
 		return err;
-	if (pack->plane_end > plan->n_planes || pack->width > plan->width ||
+	if (pack->plane_end > plan->n_planes)
+		return -EINVAL;
+	band_units(plan, &want);
+	if (pack->width > want.width || pack->widest > want.widest ||
 	    pack->pages_per_chunk != plan->pages_per_chunk ||
-	    pack->max_unit_bytes < plan->max_unit_bytes ||
+	    pack->max_unit_bytes < want.max_unit_bytes ||
 	    pack->band_bytes != band_bytes(plan, pack->plane_first, pack->plane_end) ||
 	    pack->unit_pos != kvh_pack_position(plan, pack->plane_first, pack->plane_end,
 						pack->unit_first))

@@ -17,14 +17,43 @@
 namespace
 {
 
-/* Vec: the type of one access; its size divides every address and stride used.
- * Launch: grid.ctas CTAs of KVH_PACK_THREADS, no shared memory. */
-template <typename Vec, int direction>
-__global__ void __launch_bounds__(KVH_PACK_THREADS, 4)
+template <uint32_t width>
+struct vec;
+template <>
+struct vec<16> {
+	using type = uint4;
+};
+template <>
+struct vec<8> {
+	using type = uint2;
+};
+template <>
+struct vec<4> {
+	using type = uint32_t;
+};
+template <>
+struct vec<2> {
+	using type = uint16_t;
+};
+template <>
+struct vec<1> {
+	using type = uint8_t;
+};
+
+struct vecs {
+	template <uint32_t width>
+	using of = typename vec<width>::type;
+};
+
+/* width: bytes of one access, which divide every address and stride used; 0: each
+ * unit's own, which takes more registers. Launch: grid.ctas CTAs of KVH_PACK_THREADS,
+ * no shared memory. */
+template <uint32_t width, int direction>
+__global__ void __launch_bounds__(KVH_PACK_THREADS, width == 0 ? 3 : 4)
 	pack_kernel(const struct kvh_pack pack, const struct kvh_pack_grid grid)
 {
-	kvh_pack_thread<Vec, direction>(pack, grid,
-					uint64_t(blockIdx.x) * KVH_PACK_THREADS + threadIdx.x);
+	kvh_pack_thread<vecs, width, direction>(
+		pack, grid, uint64_t(blockIdx.x) * KVH_PACK_THREADS + threadIdx.x);
 }
 
 using kernel_fn = void (*)(struct kvh_pack, struct kvh_pack_grid);
@@ -33,11 +62,12 @@ template <int direction>
 kernel_fn kernel_of(uint32_t width)
 {
 	switch (width) {
-	case 16: return pack_kernel<uint4, direction>;
-	case 8: return pack_kernel<uint2, direction>;
-	case 4: return pack_kernel<uint32_t, direction>;
-	case 2: return pack_kernel<uint16_t, direction>;
-	default: return pack_kernel<uint8_t, direction>;
+	case 16: return pack_kernel<16, direction>;
+	case 8: return pack_kernel<8, direction>;
+	case 4: return pack_kernel<4, direction>;
+	case 2: return pack_kernel<2, direction>;
+	case 1: return pack_kernel<1, direction>;
+	default: return pack_kernel<0, direction>;
 	}
 }
 
@@ -64,9 +94,11 @@ cudaError_t load()
 	cudaFuncAttributes unused;
 	cudaError_t error = cudaSuccess;
 
-	for (uint32_t width = 16; width != 0 && error == cudaSuccess; width /= 2)
-		error = cudaFuncGetAttributes(
-			&unused, reinterpret_cast<const void *>(kernel_of<direction>(width)));
+	for (uint32_t width : {16, 8, 4, 2, 1, 0})
+		if (error == cudaSuccess)
+			error = cudaFuncGetAttributes(
+				&unused,
+				reinterpret_cast<const void *>(kernel_of<direction>(width)));
 	return error;
 }
 
@@ -77,7 +109,8 @@ int move_cuda(const struct kvh_pack *pack, cudaStream_t stream)
 
 	if (err != 0 || pack->n_units == 0)
 		return err;
-	return launch(pack, kernel_of<direction>(pack->width), stream);
+	return launch(pack, kernel_of<direction>(pack->width == pack->widest ? pack->width : 0),
+		      stream);
 }
 
 } // namespace

@@ -33,14 +33,16 @@ struct kvh_pack {
 	uint64_t unit_first, n_units;
 	uint32_t ctas;     /* of a launch at most; 0: as many as there is work for */
 	uint64_t unit_pos; /* position(unit_first): kvh_pack_position */
-	/* The plan's, repeated so that a launch needs no device memory: */
-	uint64_t band_bytes; /* of one chunk's planes in the band */
+	/* The plan's, of the band, so that a launch needs no device memory: */
+	uint64_t band_bytes; /* of one chunk's planes */
 	uint32_t pages_per_chunk;
-	uint32_t width; /* 16, 8, 4, 2 or 1 */
+	/* The planes' narrowest and widest: 16, 8, 4, 2 or 1. Where they differ, each unit
+	 * is moved as its own plane and its place in the stage allow. */
+	uint32_t width, widest;
 	uint64_t max_unit_bytes;
 };
 
-/* Fills the derived fields (unit_pos, band_bytes, pages_per_chunk, width,
+/* Fills the derived fields (unit_pos, band_bytes, pages_per_chunk, width, widest,
  * max_unit_bytes) from a plan that the host can read. */
 void kvh_pack_prepare(struct kvh_pack *pack, const struct kvh_plan *host_plan);
 /* position(u) in the band's sequence, for u in [0, units of the job]. */

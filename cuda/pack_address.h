@@ -89,6 +89,8 @@ static inline int kvh_pack_check(const struct kvh_pack *pack)
 		return -EINVAL;
 	if (w == 0 || w > 16 || (w & (w - 1)) != 0)
 		return -EINVAL;
+	if (pack->widest < w || pack->widest > 16 || (pack->widest & (pack->widest - 1)) != 0)
+		return -EINVAL;
 	if (pack->max_unit_bytes == 0 || pack->band_bytes == 0 ||
 	    (pack->band_bytes | pack->unit_pos | pack->max_unit_bytes) % w != 0)
 		return -EINVAL;

@@ -44,7 +44,7 @@ struct kvh_pack_grid {
 
 inline int kvh_pack_grid_make(const struct kvh_pack &pack, struct kvh_pack_grid *grid)
 {
-	const uint64_t vectors = pack.max_unit_bytes / pack.width;
+	const uint64_t vectors = pack.max_unit_bytes / pack.widest;
 	const uint64_t tiles = (pack.max_unit_bytes - 1) / KVH_PACK_TILE + 1;
 	uint32_t lanes = 1;
 	uint64_t per_cta, splits;
@@ -155,8 +155,40 @@ KVH_PACK_FN void kvh_pack_tile_move(const struct kvh_pack_ends &ends, uint32_t a
 	}
 }
 
+/* How wide a unit may be accessed: its page, and where it lies in the stage, behind
+ * units that may be of another width. */
+KVH_PACK_FN uint32_t kvh_pack_unit_width(const struct kvh_pack_ends &ends)
+{
+	const uint32_t bits = ends.plane->width |
+			      static_cast<uint32_t>(reinterpret_cast<uintptr_t>(ends.stage));
+
+	return bits & -bits;
+}
+
+/* One tile of a unit, a thread's share: Vecs::of<W> is the type of an access of W
+ * bytes. With width 0 the unit says which. */
+template <typename Vecs, uint32_t width, int direction>
+KVH_PACK_FN void kvh_pack_tile(const struct kvh_pack_ends &ends, uint32_t tile, uint32_t end,
+			       uint32_t lane, uint32_t lanes)
+{
+	if constexpr (width != 0) {
+		kvh_pack_tile_move<typename Vecs::template of<width>, direction>(
+			ends, tile + lane * width, end, lanes * width);
+	} else {
+		switch (kvh_pack_unit_width(ends)) {
+		case 16:
+			kvh_pack_tile<Vecs, 16, direction>(ends, tile, end, lane, lanes);
+			break;
+		case 8: kvh_pack_tile<Vecs, 8, direction>(ends, tile, end, lane, lanes); break;
+		case 4: kvh_pack_tile<Vecs, 4, direction>(ends, tile, end, lane, lanes); break;
+		case 2: kvh_pack_tile<Vecs, 2, direction>(ends, tile, end, lane, lanes); break;
+		default: kvh_pack_tile<Vecs, 1, direction>(ends, tile, end, lane, lanes);
+		}
+	}
+}
+
 /* The tiles of one unit that a team takes, and of these a thread's share. */
-template <typename Vec, int direction>
+template <typename Vecs, uint32_t width, int direction>
 KVH_PACK_FN void kvh_pack_team(const struct kvh_pack &pack, const struct kvh_pack_grid &grid,
 			       uint64_t team, uint32_t lane)
 {
@@ -173,21 +205,20 @@ KVH_PACK_FN void kvh_pack_team(const struct kvh_pack &pack, const struct kvh_pac
 		const uint32_t left = unit_bytes - tile;
 		const uint32_t end = tile + (left < KVH_PACK_TILE ? left : KVH_PACK_TILE);
 
-		kvh_pack_tile_move<Vec, direction>(
-			ends, tile + lane * static_cast<uint32_t>(sizeof(Vec)), end,
-			grid.lanes * static_cast<uint32_t>(sizeof(Vec)));
+		kvh_pack_tile<Vecs, width, direction>(ends, tile, end, lane, grid.lanes);
 	}
 }
 
-/* All that thread number `thread` of the grid does. */
-template <typename Vec, int direction>
+/* All that thread number `thread` of the grid does: at the pack's width, or with
+ * width 0 at each unit's own. */
+template <typename Vecs, uint32_t width, int direction>
 KVH_PACK_FN void kvh_pack_thread(const struct kvh_pack &pack, const struct kvh_pack_grid &grid,
 				 uint64_t thread)
 {
 	const uint32_t lane = static_cast<uint32_t>(thread % grid.lanes);
 
 	for (uint64_t team = thread / grid.lanes; team < grid.teams; team += grid.step)
-		kvh_pack_team<Vec, direction>(pack, grid, team, lane);
+		kvh_pack_team<Vecs, width, direction>(pack, grid, team, lane);
 }
 
 #endif

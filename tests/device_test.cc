@@ -424,6 +424,7 @@ struct Pool {
 			plane->page_inner = i == 0 ? 64 : 96;
 			plane->unit_inner = plane->run_bytes;
 			plane->layer = static_cast<uint32_t>(i);
+			plane->width = 16;
 		}
 	}
 	static constexpr uint64_t plan_bytes = sizeof(kvh_plan) + 2 * sizeof(kvh_plan_plane);

@@ -18,22 +18,28 @@ struct alignas(W) [[gnu::may_alias]] Vec {
 	unsigned char b[W];
 };
 
+struct Vecs {
+	template <uint32_t W>
+	using of = Vec<W>;
+};
+
 template <uint32_t W, int direction>
 void run_grid(const kvh_pack &pack, const kvh_pack_grid &grid)
 {
 	for (uint64_t t = 0; t < grid.ctas * KVH_PACK_THREADS; t++)
-		kvh_pack_thread<Vec<W>, direction>(pack, grid, t);
+		kvh_pack_thread<Vecs, W, direction>(pack, grid, t);
 }
 
 template <int direction>
 void run_width(const kvh_pack &pack, const kvh_pack_grid &grid)
 {
-	switch (pack.width) {
+	switch (pack.width == pack.widest ? pack.width : 0) {
 	case 16: return run_grid<16, direction>(pack, grid);
 	case 8: return run_grid<8, direction>(pack, grid);
 	case 4: return run_grid<4, direction>(pack, grid);
 	case 2: return run_grid<2, direction>(pack, grid);
-	default: return run_grid<1, direction>(pack, grid);
+	case 1: return run_grid<1, direction>(pack, grid);
+	default: return run_grid<0, direction>(pack, grid);
 	}
 }
 
@@ -48,7 +54,10 @@ Move emulate(uint32_t max_width, uint32_t max_splits, uint32_t ctas)
 		int err = kvh_pack_check(pack);
 
 		narrow.ctas = ctas;
+		/* 16: as the launcher does. */
 		narrow.width = std::min(pack->width, max_width);
+		if (max_width < 16)
+			narrow.widest = narrow.width;
 		if (err == 0)
 			err = kvh_pack_grid_make(narrow, &grid);
 		if (err != 0)
@@ -140,7 +149,7 @@ kvh_pack_grid grid_of(uint64_t n_units, uint64_t max_unit_bytes, uint32_t width,
 	pack.ctas = ctas;
 	pack.n_units = n_units;
 	pack.max_unit_bytes = max_unit_bytes;
-	pack.width = width;
+	pack.width = pack.widest = width;
 	EXPECT_EQ(kvh_pack_grid_make(pack, &grid), 0);
 	return grid;
 }
@@ -192,7 +201,7 @@ TEST(PackTile, MoreThanAGridIsRefused)
 
 	pack.n_units = UINT64_MAX;
 	pack.max_unit_bytes = 4096;
-	pack.width = 16;
+	pack.width = pack.widest = 16;
 	EXPECT_EQ(kvh_pack_grid_make(pack, &grid), -EINVAL);
 }
 
