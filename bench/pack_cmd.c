@@ -312,6 +312,21 @@ static int show(const struct kvh_pack_opts *o, const struct kvh_pack_report *rep
 	return err;
 }
 
+/* What the mover measured when the sets were made, and which way it took. */
+static void print_calibration(struct kvh_mover *mover)
+{
+	struct kvh_calibration seen[KVH_CALIBRATIONS_MAX];
+	uint32_t n = kvh_mover_calibration(mover, seen, KVH_CALIBRATIONS_MAX);
+
+	if (n != 0)
+		puts("\ncalibrated        row     rows   staged   direct  GB/s");
+	for (uint32_t i = 0; i < n; i++)
+		printf("%-10s %7" PRIu64 " KiB %6" PRIu32 " %8.2f %8.2f  %s\n",
+		       seen[i].load ? "load" : "store", seen[i].row_bytes >> 10, seen[i].rows,
+		       (double)seen[i].staged_rate / 1e9, (double)seen[i].direct_rate / 1e9,
+		       kvh_mover_way_name(seen[i].way));
+}
+
 static int measure(struct run *run)
 {
 	const struct kvh_pack_opts *o = run->o;
@@ -324,6 +339,8 @@ static int measure(struct run *run)
 		kvh_pack_rows_head(stdout);
 	if (err == 0 && o->transfers)
 		err = measure_transfers(run);
+	if (err == 0 && o->transfers && table)
+		print_calibration(run->rig->mover);
 	if (err == 0 && o->beside)
 		err = measure_beside(run);
 	if (err == 0 && o->latency)

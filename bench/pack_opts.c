@@ -54,7 +54,8 @@ static const struct argp_option option_list[] = {
 	{"frames", OPTION_FRAMES, "LIST", 0, "payloads of a chunk (2M,128K,512K,8M,32M)", 0},
 	{"pages", OPTION_PAGES, "LIST", 0,
 	 "contiguous, strided, shuffled (shuffled,strided,contiguous)", 0},
-	{"ways", OPTION_WAYS, "LIST", 0, "copies, batch, 2d, zero-copy, kvhoist (all)", 0},
+	{"ways", OPTION_WAYS, "LIST", 0,
+	 "copies, batch, 2d, zero-copy, kvhoist, staged, direct (all)", 0},
 	{"all", OPTION_ALL, NULL, 0,
 	 "everything with everything; else others' ways, and other orders of pages than the "
 	 "first, with the first frame only",

@@ -258,7 +258,7 @@ void kvh_pack_report_csv(FILE *out, const struct kvh_pack_report *report)
 #define PLOTTED (PLOT_W - MARGIN - LEGEND)
 
 static const char *const colours[KVH_WAYS] = {"#888888", "#1f77b4", "#2ca02c", "#d62728",
-					      "#000000"};
+					      "#000000", "#9467bd", "#ff7f0e"};
 
 /* The payload of the widest range of fragments: that of the most plotted rows. */
 static uint64_t plotted_payload(const struct kvh_pack_report *report)

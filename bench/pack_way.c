@@ -30,6 +30,8 @@ const char *kvh_way_name(enum kvh_way way)
 	case KVH_WAY_COPY_2D: return "2d";
 	case KVH_WAY_ZERO_COPY: return "zero-copy";
 	case KVH_WAY_KVHOIST: return "kvhoist";
+	case KVH_WAY_STAGED: return "staged";
+	case KVH_WAY_DIRECT: return "direct";
 	case KVH_WAYS: break;
 	}
 	return "?";
@@ -53,6 +55,7 @@ static uint64_t cpu_ns(clockid_t clock)
 
 /* A move of ours, of chunks of one set. */
 struct flight {
+	struct kvh_mover_plan plan; /* the set's, with the way that is asked for */
 	struct kvh_move move;
 	struct kvh_move_part part;
 	atomic_bool landed;
@@ -64,14 +67,18 @@ static void flight_landed(struct kvh_move *move)
 			      memory_order_release);
 }
 
+/* AUTO: the way that was decided when the set was made. */
 static int flight_start(struct flight *f, struct kvh_pack_set *set, uint32_t first, uint32_t n,
-			bool load)
+			bool load, enum kvh_mover_way way)
 {
 	struct kvh_pack_rig *rig = set->rig;
 
 	memset(f, 0, sizeof(*f));
+	f->plan = set->mplan;
+	if (way != KVH_MOVER_AUTO)
+		f->plan.way[load] = way;
 	f->part = (struct kvh_move_part){
-		.plan = &set->mplan,
+		.plan = &f->plan,
 		.n = n,
 		.payloads = set->payloads + first,
 		.pages = set->pages + (size_t)first * set->pages_per_chunk,
@@ -172,13 +179,24 @@ static int start_zero_copy(struct trip *t)
 
 static int start_kvhoist(struct trip *t)
 {
-	return flight_start(&t->flight, t->set, 0, t->n, t->load);
+	return flight_start(&t->flight, t->set, 0, t->n, t->load, KVH_MOVER_AUTO);
+}
+
+static int start_staged(struct trip *t)
+{
+	return flight_start(&t->flight, t->set, 0, t->n, t->load, KVH_MOVER_STAGED);
+}
+
+static int start_direct(struct trip *t)
+{
+	return flight_start(&t->flight, t->set, 0, t->n, t->load, KVH_MOVER_DIRECT);
 }
 
 static int (*const starts[KVH_WAYS])(struct trip *t) = {
 	[KVH_WAY_COPIES] = start_copies,   [KVH_WAY_BATCH] = start_batch,
 	[KVH_WAY_COPY_2D] = start_2d,      [KVH_WAY_ZERO_COPY] = start_zero_copy,
-	[KVH_WAY_KVHOIST] = start_kvhoist,
+	[KVH_WAY_KVHOIST] = start_kvhoist, [KVH_WAY_STAGED] = start_staged,
+	[KVH_WAY_DIRECT] = start_direct,
 };
 
 /* ---- a way -------------------------------------------------------------- */
@@ -234,6 +252,8 @@ static int trip_prepare(struct trip *t, enum kvh_way way)
 
 	if (way == KVH_WAY_COPY_2D && t->set->n_planes < 2)
 		return -EOPNOTSUPP; /* there is no stride */
+	if (way == KVH_WAY_DIRECT && !t->set->mplan.direct)
+		return -EOPNOTSUPP;
 	if (way == KVH_WAY_COPIES || way == KVH_WAY_BATCH)
 		return trip_copies(t);
 	if (way != KVH_WAY_ZERO_COPY)
@@ -253,7 +273,7 @@ static int sample(struct trip *t, enum kvh_way way, struct kvh_way_result *resul
 	submitted = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
 	if (err != 0)
 		return err;
-	err = way == KVH_WAY_KVHOIST ? flight_land(&t->flight, t->set, t->load)
+	err = way >= KVH_WAY_KVHOIST ? flight_land(&t->flight, t->set, t->load)
 				     : kvh_pack_rig_wait(t->set->rig);
 	if (err != 0)
 		return err;
@@ -390,18 +410,18 @@ static int load_all(struct kvh_pack_set *set)
 	int err;
 
 	kvh_pack_frames_next(set, NULL, set->n_chunks);
-	err = flight_start(&f, set, 0, set->n_chunks, true);
+	err = flight_start(&f, set, 0, set->n_chunks, true, KVH_MOVER_AUTO);
 	return err != 0 ? err : flight_land(&f, set, true);
 }
 
 static int both_sample(struct kvh_pack_set *set, uint32_t half)
 {
 	struct flight out, in;
-	int err = flight_start(&in, set, half, set->n_chunks - half, true), rc;
+	int err = flight_start(&in, set, half, set->n_chunks - half, true, KVH_MOVER_AUTO), rc;
 
 	if (err != 0)
 		return err;
-	err = flight_start(&out, set, 0, half, false);
+	err = flight_start(&out, set, 0, half, false, KVH_MOVER_AUTO);
 	if (err == 0)
 		err = flight_land(&out, set, false);
 	rc = flight_land(&in, set, true);

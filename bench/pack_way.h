@@ -20,7 +20,9 @@ enum kvh_way {
 	KVH_WAY_COPY_2D,   /* one 2-D copy a page: planes lie at one stride */
 	KVH_WAY_ZERO_COPY, /* a kernel that reads or writes host memory itself; into one flat
 			    * buffer, which is its best case */
-	KVH_WAY_KVHOIST,   /* the mover, into frames */
+	KVH_WAY_KVHOIST,   /* the mover, into frames, as it decides */
+	KVH_WAY_STAGED,    /* the mover, made to go through stages */
+	KVH_WAY_DIRECT,    /* the mover, made to copy without them */
 	KVH_WAYS
 };
 const char *kvh_way_name(enum kvh_way way);
