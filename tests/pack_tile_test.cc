@@ -140,6 +140,87 @@ TEST(PackTile, FewerCtasThanWork)
 		}
 }
 
+/* Planes of 4 tokens: of 256 bytes a page, of 5, of 256, of 24. */
+Layout mixed_widths(uint32_t pages_per_chunk)
+{
+	Sizes s;
+
+	s.P = pages_per_chunk;
+	s.NB = 2 * s.P;
+	Layout layout{"mixed", s.T * s.P, {}, {group_of(s, KVH_GROUP_FULL, KVH_FORMAT_NATIVE)}};
+	Group &g = layout.groups[0];
+
+	for (uint64_t unit : {256, 5, 256, 24}) {
+		kvh_plane_shape shape{};
+		kvh_plane p{};
+
+		shape.kind = KVH_PLANE_OPAQUE;
+		shape.page_bytes = unit;
+		p.alloc = static_cast<uint32_t>(layout.allocs.size());
+		p.page_stride = unit;
+		layout.allocs.push_back(unit * s.NB);
+		g.shapes.push_back(shape);
+		g.planes.push_back(p);
+	}
+	return layout;
+}
+
+/* One odd plane makes nobody else's accesses narrow, as far as it leaves them aligned
+ * in the stage. */
+TEST(PackTile, EachUnitHasItsWidth)
+{
+	const Layout layout = mixed_widths(16); /* 16 x 5 bytes keep what follows aligned */
+	Memory mem(layout.allocs, 0, 1);
+	Plan plan = plan_make(layout, layout.groups[0], mem.allocs());
+	std::vector<uint32_t> pages(16);
+	std::vector<uint64_t> stage(2 + 16 * (256 + 5 + 256 + 24) / 8);
+	const uint32_t width[] = {16, 1, 16, 8};
+	kvh_pack pack{};
+
+	ASSERT_NE(plan, nullptr);
+	pack.plan = plan.get();
+	pack.pages = pages.data();
+	pack.stage = reinterpret_cast<unsigned char *>(
+		(reinterpret_cast<uintptr_t>(stage.data()) + 15) & ~uintptr_t{15});
+	pack.plane_end = 4;
+	pack.n_units = 4 * 16;
+	kvh_pack_prepare(&pack, plan.get());
+	EXPECT_EQ(pack.width, 1u);
+	EXPECT_EQ(pack.widest, 16u);
+	EXPECT_EQ(plan->width, 1u);
+	for (uint32_t u = 0; u < 4 * 16; u++) {
+		kvh_pack_ends ends;
+
+		ASSERT_TRUE(kvh_pack_ends_at(&pack, u, &ends));
+		EXPECT_EQ(plan->planes[u / 16].width, width[u / 16]);
+		/* A page of 24 bytes lies on 8; one of 5 may by chance lie on more. */
+		EXPECT_LE(kvh_pack_unit_width(ends), width[u / 16]);
+		if (u / 16 != 1) {
+			EXPECT_EQ(kvh_pack_unit_width(ends), width[u / 16]) << u;
+		}
+	}
+	/* A band without the odd plane is as if it were not there. */
+	pack.plane_first = 2;
+	pack.n_units = 2 * 16;
+	kvh_pack_prepare(&pack, plan.get());
+	EXPECT_EQ(pack.width, 8u);
+	pack.plane_end = 3;
+	kvh_pack_prepare(&pack, plan.get());
+	EXPECT_EQ(pack.width, 16u);
+	EXPECT_EQ(pack.max_unit_bytes, 256u);
+}
+
+TEST(PackTile, MixedWidths)
+{
+	for (uint32_t pages : {1, 3, 16})
+		for (uint64_t shift : {0, 1, 4, 8})
+			for (uint32_t seed = 1; seed < 20; seed++) {
+				check(mixed_widths(pages), shift, seed, 16, UINT32_MAX);
+				ASSERT_FALSE(HasFatalFailure()) << pages << " pages, shift "
+								<< shift << " seed " << seed;
+			}
+}
+
 kvh_pack_grid grid_of(uint64_t n_units, uint64_t max_unit_bytes, uint32_t width,
 		      uint32_t ctas = 0)
 {
