@@ -356,6 +356,7 @@ int kvh_bench_pack(int argc, char **argv)
 	struct kvh_pack_report report = {0};
 	struct kvh_pack_rig rig;
 	struct run run = {&o, &rig, &report};
+	uint64_t begun = kvh_now_ns();
 	int err;
 
 	kvh_pack_opts_parse(&o, argc, argv);
@@ -366,6 +367,8 @@ int kvh_bench_pack(int argc, char **argv)
 	rig.dev->ops->info(rig.dev, &report.device);
 	kvh_pack_opts_defaults(&o, report.device.n_sms != 0);
 	err = measure(&run);
+	if (err == 0 && !o.json && !o.csv)
+		printf("\ntook %.0f s\n", (double)(kvh_now_ns() - begun) / 1e9);
 	if (err == 0)
 		err = show(&o, &report);
 	if (err == 0 && !kvh_pack_report_right(&report))
