@@ -15,8 +15,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SAMPLES       3u
-#define ROUNDS        6u /* of the scratch memory, in a sample */
+#define SAMPLES 3u
+/* Of the scratch memory, in a sample. One without SMs: where the host's memory stands
+ * in for a GPU's it is slow, and the rates decide little. */
+#define ROUNDS        6u
 #define SCRATCH_BYTES (UINT64_C(32) << 20)
 #define CHUNK_PAGES   4u
 #define FRAME_GAP     4096u /* a frame's header lies between payloads */
@@ -30,6 +32,7 @@ struct bench {
 	void *pool, *stage[2], *dev_plan, *dev_pages; /* of the device */
 	void *payload_mem, *tables;                   /* pinned */
 	uint64_t stage_bytes;
+	unsigned rounds;
 	uint32_t n_chunks, n_pages; /* n_pages == CHUNK_PAGES * n_chunks, a power of two */
 	struct kvh_plan *plan;
 	struct kvh_mover_plan mplan;
@@ -47,7 +50,10 @@ struct bench {
 static void bench_sizes(struct bench *b)
 {
 	uint64_t page = b->at->row_bytes * b->at->rows, bytes;
+	struct kvh_device_info info;
 
+	b->dev->ops->info(b->dev, &info);
+	b->rounds = info.n_sms ? ROUNDS : 1;
 	pthread_mutex_lock(&b->mover->lock);
 	b->stage_bytes = b->mover->stage_bytes;
 	pthread_mutex_unlock(&b->mover->lock);
@@ -310,9 +316,9 @@ int kvh_calibrate(struct kvh_mover *mover, struct kvh_calibration *at, uint64_t 
 	if (rc == 0)
 		rc = sample(b, round_direct, 1, &warm);
 	for (unsigned i = 0; i < SAMPLES && rc == 0; i++) {
-		rc = sample(b, round_staged, ROUNDS, &staged);
+		rc = sample(b, round_staged, b->rounds, &staged);
 		if (rc == 0)
-			rc = sample(b, round_direct, ROUNDS, &direct);
+			rc = sample(b, round_direct, b->rounds, &direct);
 	}
 	bench_close(b);
 	at->staged_rate = staged;
