@@ -40,6 +40,12 @@ Shape random_shape(Rng &rng)
 	return s;
 }
 
+/* Half of them go direct, as far as their shapes can. */
+Mode mode_of(Kind kind, uint64_t seed)
+{
+	return Mode(kind, seed / 2 % 2 ? KVH_MOVER_DIRECT : KVH_MOVER_AUTO);
+}
+
 /* What is done to a schedule beside drawing it. */
 struct Fault {
 	enum kvh_host_call call;
@@ -54,7 +60,7 @@ class Schedule
 {
       public:
 	explicit Schedule(uint64_t seed)
-	    : r(Kind::STEPPED, 1 + seed % 3 * 700, 1 + uint32_t(seed % 4), seed),
+	    : r(mode_of(Kind::STEPPED, seed), 1 + seed % 3 * 700, 1 + uint32_t(seed % 4), seed),
 	      late(r.group(random_shape(r.rng))), spoilt(late.image.size())
 	{
 		for (int i = 0; i < 2; i++) {
@@ -380,14 +386,19 @@ void client(Rig &shared, uint64_t seed)
 	}
 }
 
-TEST(MoverThreads, TwoClients)
+void two_clients(uint64_t seed)
 {
-	uint64_t seed = from_env("KVH_MOVER_SEED", 1);
-	Rig r(Kind::HOST, 3000, 3, seed);
+	Rig r(mode_of(Kind::HOST, 2 * seed), 3000, 3, seed);
 	std::thread other([&] { client(r, 2 * seed); });
 
 	client(r, 2 * seed + 1);
 	other.join();
+}
+
+TEST(MoverThreads, TwoClients)
+{
+	for (uint64_t seed : {0, 1}) /* staged and direct */
+		two_clients(from_env("KVH_MOVER_SEED", 2) + seed);
 }
 
 } // namespace
