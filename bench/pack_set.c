@@ -62,6 +62,7 @@ int kvh_pack_rig_open(struct kvh_pack_rig *rig, const char *device, uint64_t poo
 		      uint64_t arena_bytes)
 {
 	struct kvh_mover_opts mover = {.calibrate = true};
+	uint64_t span;
 	int err;
 
 	memset(rig, 0, sizeof(*rig));
@@ -71,8 +72,11 @@ int kvh_pack_rig_open(struct kvh_pack_rig *rig, const char *device, uint64_t poo
 		return err;
 	}
 	err = rig_memory(rig, pool_bytes, arena_bytes);
-	if (err == 0)
+	if (err == 0) {
+		mover.pinned_base = kvh_arena_base(rig->arena, &span);
+		mover.pinned_stride = kvh_arena_stride(rig->arena);
 		err = kvh_mover_open(rig->dev, &mover, &rig->mover);
+	}
 	if (err == 0)
 		err = rig->dev->ops->stream_create(rig->dev, 2, &rig->stream);
 	if (err != 0) {

@@ -254,6 +254,8 @@ static int lane_open(struct kvh_mover *mover, struct kvh_lane *lane, bool load)
 	}
 	lane->batch.kind = load ? KVH_COPY_H2D : KVH_COPY_D2H;
 	lane->batch.stream = lane->copy;
+	lane->batch.pinned_base = mover->pinned_base;
+	lane->batch.pinned_stride = mover->pinned_stride;
 	return rc;
 }
 
@@ -336,6 +338,8 @@ int kvh_mover_open(struct kvh_device *dev, const struct kvh_mover_opts *opts,
 	mover->n_stages = opts->n_stages ? opts->n_stages : KVH_STAGES;
 	mover->want_bytes = opts->stage_bytes ? opts->stage_bytes : KVH_STAGE_BYTES;
 	mover->threadless = opts->threadless;
+	mover->pinned_base = (uintptr_t)opts->pinned_base;
+	mover->pinned_stride = opts->pinned_stride;
 	mover->way = opts->way;
 	mover->calibrate = opts->calibrate;
 	mover->burst = opts->burst;

@@ -41,6 +41,10 @@ enum kvh_mover_way {
 const char *kvh_mover_way_name(size_t way); /* "auto", ..; NULL beyond the last */
 
 struct kvh_mover_opts {
+	/* Where payloads lie, if in several registrations: these begin `pinned_stride`
+	 * apart, the first at pinned_base. 0: in one. */
+	const void *pinned_base;
+	uint64_t pinned_stride;
 	uint64_t stage_bytes; /* 0: 32 MiB; grows to the largest unit of a plan in use */
 	uint32_t n_stages;    /* a direction; 0: 3 */
 	bool threadless;      /* simulation: the caller runs kvh_mover_step */

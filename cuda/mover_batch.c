@@ -18,6 +18,14 @@ static bool makes_longer(const struct kvh_batch_piece *last, const unsigned char
 	       last->mem + last->bytes == mem;
 }
 
+static bool pinned_together(const struct kvh_batch *batch, const unsigned char *a,
+			    const unsigned char *b)
+{
+	return batch->pinned_stride == 0 ||
+	       ((uintptr_t)a - batch->pinned_base) / batch->pinned_stride ==
+		       ((uintptr_t)b - batch->pinned_base) / batch->pinned_stride;
+}
+
 /* A second row sets the strides, the others keep to them. */
 static bool makes_higher(const struct kvh_batch_piece *last, const unsigned char *payload,
 			 const unsigned char *mem, uint64_t bytes)
@@ -57,7 +65,8 @@ int kvh_batch_add(struct kvh_device *dev, struct kvh_batch *batch, unsigned char
 		last->bytes += bytes;
 		return 0;
 	}
-	if (last && makes_higher(last, payload, mem, bytes)) {
+	if (last && makes_higher(last, payload, mem, bytes) &&
+	    pinned_together(batch, last->payload, payload)) {
 		if (last->rows++ == 1) {
 			last->payload_stride = (uint64_t)(payload - last->payload);
 			last->mem_stride = (uint64_t)(mem - last->mem);

@@ -33,6 +33,10 @@ struct kvh_batch_piece {
 struct kvh_batch {
 	enum kvh_copy_kind kind; /* D2H or H2D */
 	kvh_stream stream;
+	/* Payloads lie in registrations, each within `pinned_stride` bytes from a multiple
+	 * of it after pinned_base on: no 2-D copy reaches into the next. 0: all in one. */
+	uintptr_t pinned_base;
+	uint64_t pinned_stride;
 	bool sealed; /* the last piece takes nothing more */
 	size_t n;
 	struct kvh_batch_piece pieces[KVH_MOVER_BATCH];

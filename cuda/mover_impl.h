@@ -142,6 +142,8 @@ struct kvh_mover {
 	struct kvh_device *dev;
 	uint32_t n_stages;
 	bool threadless;
+	uintptr_t pinned_base; /* as asked for at open */
+	uint64_t pinned_stride;
 	int wake; /* eventfd: notices, new moves, cancels, close */
 	struct kvh_thread thread;
 	atomic_bool stopping;

@@ -265,6 +265,11 @@ uint32_t kvh_arena_piece_of(const struct kvh_arena *arena, const void *address)
 	return (uint32_t)piece;
 }
 
+uint64_t kvh_arena_stride(const struct kvh_arena *arena)
+{
+	return arena->map.stride;
+}
+
 void *kvh_arena_base(const struct kvh_arena *arena, uint64_t *span_p)
 {
 	*span_p = arena->map.span;

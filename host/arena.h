@@ -139,6 +139,9 @@ uint32_t kvh_arena_piece_of(const struct kvh_arena *arena, const void *address);
 
 void kvh_arena_stats(struct kvh_arena *arena, struct kvh_arena_stats *stats);
 
+/* Bytes from the start of one piece to that of the next. */
+uint64_t kvh_arena_stride(const struct kvh_arena *arena);
+
 /* For whoever evicts. All pieces, the coming ones too, lie in [base, base + span);
  * aligned to 2 MiB. */
 void *kvh_arena_base(const struct kvh_arena *arena, uint64_t *span_p);

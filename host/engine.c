@@ -135,9 +135,14 @@ static int open_controller(struct kvh_engine *engine, const struct kvh_engine_op
 }
 
 /* What only an open says; kvh_apply_mover has the rest. */
-static void mover_opts(const struct kvh_engine_opts *o, struct kvh_mover_opts *mover)
+static void mover_opts(const struct kvh_engine *engine, const struct kvh_engine_opts *o,
+		       struct kvh_mover_opts *mover)
 {
+	uint64_t span;
+
 	*mover = (struct kvh_mover_opts){
+		.pinned_base = kvh_arena_base(engine->arena, &span),
+		.pinned_stride = kvh_arena_stride(engine->arena),
 		.stage_bytes = o->stage_bytes,
 		.n_stages = o->gpu_stages,
 		.calibrate = o->gpu_calibrate,
@@ -221,7 +226,7 @@ int kvh_engine_open(const struct kvh_engine_opts *opts, struct kvh_engine **engi
 	err = open_l1(engine, &o);
 	if (err != 0)
 		goto err_device;
-	mover_opts(&o, &mover);
+	mover_opts(engine, &o, &mover);
 	err = kvh_devices_start(&engine->devices, &mover);
 	if (err != 0)
 		goto err_l1;

@@ -205,6 +205,21 @@ TEST_P(Batch, WhatIsSealedIsNotJoined)
 	expect_moved();
 }
 
+/* At one stride through the gap between two registrations, as it may come. */
+TEST_P(Batch, RowsEndWithTheirRegistration)
+{
+	for (const bool several : {true, false}) {
+		batch->pinned_base = reinterpret_cast<uintptr_t>(payload(0));
+		batch->pinned_stride = several ? 8 * 16384 : 0;
+		dev.rows_copies = 0;
+		for (size_t i = 0; i < 16; i++)
+			ASSERT_EQ(add(i * 16384, i * 8192, 8192), 0);
+		ASSERT_EQ(kvh_batch_flush(&dev.base, batch.get()), 0);
+		EXPECT_EQ(dev.rows_copies, several ? 2 : 1);
+		expect_moved();
+	}
+}
+
 TEST_P(Batch, LongRowsAreABatch)
 {
 	struct kvh_batch_piece *pieces = batch->pieces;
