@@ -52,7 +52,7 @@ class CudaPages : public testing::Test
 
 		s.planes = s.planes_a_layer = 1;
 		s.heads = 1;
-		s.head_bytes = WORDS * sizeof(uint64_t) / s.page_tokens;
+		s.head_bytes = uint32_t(WORDS * sizeof(uint64_t)) / s.page_tokens;
 		s.n_pages = PAGES;
 		return s;
 	}
