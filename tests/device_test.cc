@@ -291,11 +291,13 @@ TEST_P(DeviceTest, NotifiesBehindTheWork)
 {
 	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	unsigned char *src = host_random(1 << 20), *dst = host_alloc(1 << 20);
-	kvh_copy copy = {dst, src, 1 << 20};
+	unsigned char *mem = device_alloc(1 << 20);
+	kvh_copy up = {mem, src, 1 << 20}, down = {dst, mem, 1 << 20};
 	eventfd_t n = 0;
 
 	ASSERT_GE(fd, 0);
-	ASSERT_EQ(ops->copy(dev, KVH_COPY_H2D, &copy, stream), 0);
+	ASSERT_EQ(ops->copy(dev, KVH_COPY_H2D, &up, stream), 0);
+	ASSERT_EQ(ops->copy(dev, KVH_COPY_D2H, &down, stream), 0);
 	ASSERT_EQ(ops->notify(dev, stream, fd), 0);
 	ASSERT_EQ(ops->notify(dev, stream, fd), 0);
 	ASSERT_EQ(ops->notify(dev, nullptr, fd), 0);
@@ -314,13 +316,14 @@ TEST_P(DeviceTest, AQueriedEventMeansThatBytesAreThere)
 		GTEST_SKIP() << "nothing goes on while this thread polls";
 	kvh_event_mark event;
 	unsigned char *src = host_random(1 << 16), *dst = host_alloc(1 << 16);
-	kvh_copy copy = {dst, src, 1 << 16};
-	int rc;
+	unsigned char *mem = device_alloc(1 << 16);
+	kvh_copy up = {mem, src, 1 << 16}, down = {dst, mem, 1 << 16};
 
 	ASSERT_EQ(ops->event_create(dev, &event), 0);
-	for (int i = 0; i < 50; i++) {
+	for (int i = 0, rc; i < 50; i++) {
 		memset(dst, 0, 1 << 16);
-		ASSERT_EQ(ops->copy(dev, KVH_COPY_H2D, &copy, stream), 0);
+		ASSERT_EQ(ops->copy(dev, KVH_COPY_H2D, &up, stream), 0);
+		ASSERT_EQ(ops->copy(dev, KVH_COPY_D2H, &down, stream), 0);
 		ASSERT_EQ(ops->event_record(dev, event, stream), 0);
 		while ((rc = ops->event_query(dev, event)) == 0)
 			std::this_thread::yield();
