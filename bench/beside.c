@@ -13,8 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Fewer than a driver queues before a launch waits, and with it who else submits. */
-#define LAUNCHES_MAX 500u
+/* Fewer than a driver queues before a launch waits, and with it who else submits; a GEMM
+ * whose sums are split is two launches. */
+#define LAUNCHES_MAX 300u
 
 void kvh_beside_report_free(struct kvh_beside_report *report)
 {

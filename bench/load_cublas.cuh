@@ -48,15 +48,21 @@ inline bool begin(Library &lib, cudaStream_t stream)
 	decltype(&cublasCreate_v2) create;
 	decltype(&cublasSetStream_v2) set_stream;
 	decltype(&cublasGetVersion_v2) get_version;
+	decltype(&cublasSetMathMode) set_math;
+	// Without it the parts of a split sum may be bf16: not exact any more.
+	const auto math = static_cast<cublasMath_t>(
+		CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
 
 	if (!find(lib.handle, "cublasCreate_v2", &create) ||
 	    !find(lib.handle, "cublasSetStream_v2", &set_stream) ||
 	    !find(lib.handle, "cublasGetVersion_v2", &get_version) ||
+	    !find(lib.handle, "cublasSetMathMode", &set_math) ||
 	    !find(lib.handle, "cublasDestroy_v2", &lib.destroy) ||
 	    !find(lib.handle, "cublasGemmEx", &lib.gemm) ||
 	    create(&lib.blas) != CUBLAS_STATUS_SUCCESS)
 		return false;
 	if (set_stream(lib.blas, stream) == CUBLAS_STATUS_SUCCESS &&
+	    set_math(lib.blas, math) == CUBLAS_STATUS_SUCCESS &&
 	    get_version(lib.blas, &lib.version) == CUBLAS_STATUS_SUCCESS)
 		return true;
 	(void)lib.destroy(lib.blas);
