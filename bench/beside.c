@@ -205,7 +205,8 @@ static int each_way(const struct kvh_beside *b, void *load, enum kvh_pump_way wa
 		.load = is_load,
 		.fragment = way == KVH_PUMP_COPY ? 0 : fragment,
 	};
-	struct kvh_pack_shape shape = {fragment, b->payload, b->sample, KVH_PAGES_SHUFFLED};
+	struct kvh_pack_shape shape = {fragment, b->payload, b->sample, KVH_PAGES_SHUFFLED,
+				       b->layers};
 	struct kvh_pack_set set;
 	struct kvh_pump *pump = NULL;
 	int err = kvh_pack_set_open(b->rig, &shape, &set);

@@ -51,6 +51,7 @@ struct kvh_beside {
 	const uint64_t *fragments;
 	uint32_t n_fragments;
 	uint64_t payload, sample;     /* of a chunk; of the set that is moved again and again */
+	uint32_t layers;              /* of the set's planes; 0: one */
 	uint32_t samples;             /* of each kind */
 	uint64_t sample_ns;           /* a kernel is repeated until it takes so long, about */
 	double link_store, link_load; /* GB/s */

@@ -107,7 +107,8 @@ static int measure_both(struct run *run, struct kvh_pack_set *set,
 static int measure_shape(struct run *run, uint64_t fragment, uint64_t payload,
 			 enum kvh_pages_order order)
 {
-	struct kvh_pack_shape shape = {fragment, payload, run->o->sample, order};
+	struct kvh_pack_shape shape = {fragment, payload, run->o->sample, order,
+				       run->o->layers};
 	struct kvh_pack_set set;
 	int err;
 
@@ -171,6 +172,7 @@ static int measure_beside(struct run *run)
 		.n_fragments = run->o->beside_fragments.n,
 		.payload = run->o->beside_payload,
 		.sample = run->o->sample,
+		.layers = run->o->layers,
 		.samples = run->o->samples,
 		.sample_ns = BESIDE_SAMPLE_NS,
 		.link_store = run->report->link_store,

@@ -26,6 +26,7 @@ enum option_key {
 	OPTION_ALL,
 	OPTION_SAMPLE,
 	OPTION_SAMPLES,
+	OPTION_LAYERS,
 	OPTION_POOL,
 	OPTION_ARENA,
 	OPTION_JSON,
@@ -63,6 +64,8 @@ static const struct argp_option option_list[] = {
 	{"sample", OPTION_SAMPLE, "SIZE", 0,
 	 "bytes moved at once (256M; 8M on the host device)", 0},
 	{"samples", OPTION_SAMPLES, "N", 0, "of each measurement (7)", 0},
+	{"layers", OPTION_LAYERS, "N", 0,
+	 "that the planes are of, in equal parts: a load is submitted layer by layer (1)", 0},
 	{"pool", OPTION_POOL, "SIZE", 0, "pages are drawn from (1G; 64M on the host device)",
 	 0},
 	{"arena", OPTION_ARENA, "SIZE", 0, "pinned memory (2G; 128M on the host device)", 0},
@@ -147,14 +150,15 @@ static void take_bytes(struct argp_state *state, const char *option, const char 
 			   text);
 }
 
-static void take_samples(struct argp_state *state, struct kvh_pack_opts *o, const char *text)
+static uint32_t number(struct argp_state *state, const char *option, const char *text,
+		       uint32_t max)
 {
 	char *end;
 	unsigned long n = strtoul(text, &end, 10);
 
-	if (*text < '0' || *text > '9' || *end != '\0' || n == 0 || n > 10000)
-		argp_error(state, "--samples %s: must be 1..10000", text);
-	o->samples = (uint32_t)n;
+	if (*text < '0' || *text > '9' || *end != '\0' || n == 0 || n > max)
+		argp_error(state, "--%s %s: must be 1..%" PRIu32, option, text, max);
+	return (uint32_t)n;
 }
 
 static error_t take(int key, char *arg, struct argp_state *state)
@@ -177,7 +181,8 @@ static error_t take(int key, char *arg, struct argp_state *state)
 			each_item(state, "load", arg, take_kernel, key);
 		break;
 	case OPTION_SAMPLE: take_bytes(state, "sample", arg, &o->sample); break;
-	case OPTION_SAMPLES: take_samples(state, o, arg); break;
+	case OPTION_SAMPLES: o->samples = number(state, "samples", arg, 10000); break;
+	case OPTION_LAYERS: o->layers = number(state, "layers", arg, KVH_PLANES_MAX); break;
 	case OPTION_POOL: take_bytes(state, "pool", arg, &o->pool); break;
 	case OPTION_ARENA: take_bytes(state, "arena", arg, &o->arena); break;
 	case OPTION_JSON:
@@ -250,6 +255,8 @@ void kvh_pack_opts_defaults(struct kvh_pack_opts *o, bool gpu)
 		o->sample = gpu ? GPU_SAMPLE : HOST_SAMPLE;
 	if (o->samples == 0)
 		o->samples = 7;
+	if (o->layers == 0)
+		o->layers = 1;
 }
 
 void kvh_pack_opts_parse(struct kvh_pack_opts *o, int argc, char **argv)

@@ -32,7 +32,7 @@ struct kvh_pack_opts {
 	bool kernels[KVH_LOAD_KERNELS];
 	bool all; /* every way with every shape */
 	uint64_t sample, pool, arena;
-	uint32_t samples;
+	uint32_t samples, layers;
 	bool json, csv;
 	const char *svg, *svg_load, *json_file;
 };

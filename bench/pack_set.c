@@ -255,7 +255,7 @@ static int set_shape(struct kvh_pack_set *set, const struct kvh_pack_shape *shap
 	return 0;
 }
 
-static int set_plan(struct kvh_pack_set *set)
+static int set_plan(struct kvh_pack_set *set, uint32_t layers)
 {
 	struct kvh_plane_shape shape = {.kind = KVH_PLANE_OPAQUE, .page_bytes = set->fragment};
 	struct kvh_plane_shape *shapes = calloc(set->n_planes, sizeof(*shapes));
@@ -270,9 +270,13 @@ static int set_plan(struct kvh_pack_set *set)
 	};
 	int err = shapes == NULL || planes == NULL ? -ENOMEM : 0;
 
+	if (layers == 0)
+		layers = 1;
+	if (layers > set->n_planes)
+		layers = set->n_planes;
 	for (uint32_t i = 0; i < set->n_planes && err == 0; i++) {
 		shapes[i] = shape;
-		shapes[i].layer = i;
+		shapes[i].layer = (uint32_t)((uint64_t)i * layers / set->n_planes);
 		planes[i].offset = i * set->plane_bytes;
 		planes[i].page_stride = set->fragment;
 	}
@@ -313,7 +317,7 @@ int kvh_pack_set_open(struct kvh_pack_rig *rig, const struct kvh_pack_shape *sha
 	set->rig = rig;
 	err = set_shape(set, shape);
 	if (err == 0)
-		err = set_plan(set);
+		err = set_plan(set, shape->layers);
 	if (err == 0)
 		err = set_frames(set);
 	if (err == 0)

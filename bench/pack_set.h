@@ -50,6 +50,7 @@ struct kvh_pack_shape {
 	uint64_t payload;  /* of a chunk, at most; rounded down to whole fragments */
 	uint64_t sample;   /* bytes that are moved at once, at most; one chunk at least */
 	enum kvh_pages_order order;
+	uint32_t layers; /* that the planes are of, in equal parts; 0: one */
 };
 
 /* n_chunks * payload_bytes == bytes */

@@ -9,6 +9,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <string>
 
@@ -27,9 +28,11 @@ class PackBench : public ::testing::Test
 		kvh_pack_rig_close(&rig);
 	}
 
-	void open(uint64_t fragment, uint64_t payload, enum kvh_pages_order order)
+	void open(uint64_t fragment, uint64_t payload, enum kvh_pages_order order,
+		  uint32_t layers = 1)
 	{
-		const struct kvh_pack_shape shape = {fragment, payload, 1u << 20, order};
+		const struct kvh_pack_shape shape = {fragment, payload, 1u << 20, order,
+						     layers};
 
 		ASSERT_EQ(kvh_pack_set_open(&rig, &shape, &set), 0);
 	}
@@ -63,6 +66,30 @@ TEST_F(PackBench, EveryWayMovesTheBytes)
 			}
 			kvh_pack_set_close(&set);
 		}
+	}
+}
+
+TEST_F(PackBench, PlanesAreOfAsManyLayersAsWereAskedFor)
+{
+	const struct {
+		uint32_t layers, first; /* of the last layer's planes, of 4 */
+	} rows[] = {{0, 0}, {1, 0}, {2, 2}, {3, 3}, {4, 3}, {400, 3}};
+
+	for (const auto &row : rows) {
+		const uint32_t last = row.layers == 0 ? 0 : std::min(row.layers, 4u) - 1;
+		uint32_t first = 0, end = 0;
+		uint64_t lo, hi;
+
+		open(2048, 128u << 10, KVH_PAGES_SHUFFLED, row.layers);
+		ASSERT_EQ(set.n_planes, 4u);
+		ASSERT_TRUE(kvh_plan_layer(set.plan, last, &first, &end, &lo, &hi))
+			<< row.layers;
+		EXPECT_EQ(first, row.first) << row.layers;
+		EXPECT_EQ(end, 4u) << row.layers;
+		EXPECT_FALSE(kvh_plan_layer(set.plan, last + 1, &first, &end, &lo, &hi))
+			<< row.layers;
+		EXPECT_TRUE(is_right(KVH_WAY_KVHOIST, &set, true)) << row.layers;
+		kvh_pack_set_close(&set);
 	}
 }
 
@@ -121,9 +148,9 @@ TEST_F(PackBench, APageThatWasWrittenByMistakeIsFound)
 
 TEST_F(PackBench, AShapeThatDoesNotFitIsRefused)
 {
-	const struct kvh_pack_shape odd = {12, 4096, 1u << 20, KVH_PAGES_SHUFFLED};
-	const struct kvh_pack_shape small = {4096, 2048, 1u << 20, KVH_PAGES_SHUFFLED};
-	const struct kvh_pack_shape large = {4096, 4u << 20, 4u << 20, KVH_PAGES_SHUFFLED};
+	const struct kvh_pack_shape odd = {12, 4096, 1u << 20, KVH_PAGES_SHUFFLED, 1};
+	const struct kvh_pack_shape small = {4096, 2048, 1u << 20, KVH_PAGES_SHUFFLED, 1};
+	const struct kvh_pack_shape large = {4096, 4u << 20, 4u << 20, KVH_PAGES_SHUFFLED, 1};
 
 	EXPECT_EQ(kvh_pack_set_open(&rig, &odd, &set), -ENOSPC);
 	EXPECT_EQ(kvh_pack_set_open(&rig, &small, &set), -ENOSPC);
@@ -152,7 +179,7 @@ TEST(PackBenchProgram, PrintsJsonAndPlots)
 TEST(PackBenchProgram, RefusesWhatItDoesNotKnow)
 {
 	for (const std::string bad : {"--fragments=3", "--pages=sideways", "--ways=magic",
-				      "--samples=0", "--sample=1"}) {
+				      "--samples=0", "--layers=0", "--sample=1"}) {
 		const Outcome result = run({"pack", bad});
 
 		EXPECT_EQ(result.status, 2) << bad;

@@ -35,7 +35,7 @@ class Beside : public ::testing::Test
 	{
 		/* Rows of 16 KiB, four a page: what a gentle store can take. Four chunks. */
 		const struct kvh_pack_shape shape = {16u << 10, 1u << 20, 4u << 20,
-						     KVH_PAGES_SHUFFLED};
+						     KVH_PAGES_SHUFFLED, 1};
 
 		ASSERT_EQ(kvh_pack_set_open(&rig, &shape, &set), 0);
 	}
@@ -120,7 +120,7 @@ TEST_F(Beside, ControlBytesThatAreLostAreFound)
 
 TEST_F(Beside, WhereNothingCanBeGentleThePumpSaysSo)
 {
-	const struct kvh_pack_shape shape = {4096, 256u << 10, 1u << 20, KVH_PAGES_SHUFFLED};
+	const struct kvh_pack_shape shape = {4096, 256u << 10, 1u << 20, KVH_PAGES_SHUFFLED, 1};
 
 	kvh_pack_set_close(&set);
 	ASSERT_EQ(kvh_pack_set_open(&rig, &shape, &set), 0);
