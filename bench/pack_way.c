@@ -414,17 +414,18 @@ static int load_all(struct kvh_pack_set *set)
 	return err != 0 ? err : flight_land(&f, set, true);
 }
 
+/* The store first: the mover's thread feeds it, while the load's call submits all of it. */
 static int both_sample(struct kvh_pack_set *set, uint32_t half)
 {
 	struct flight out, in;
-	int err = flight_start(&in, set, half, set->n_chunks - half, true, KVH_MOVER_AUTO), rc;
+	int err = flight_start(&out, set, 0, half, false, KVH_MOVER_AUTO), rc;
 
 	if (err != 0)
 		return err;
-	err = flight_start(&out, set, 0, half, false, KVH_MOVER_AUTO);
+	err = flight_start(&in, set, half, set->n_chunks - half, true, KVH_MOVER_AUTO);
 	if (err == 0)
-		err = flight_land(&out, set, false);
-	rc = flight_land(&in, set, true);
+		err = flight_land(&in, set, true);
+	rc = flight_land(&out, set, false); /* whatever became of the load */
 	return err != 0 ? err : rc;
 }
 

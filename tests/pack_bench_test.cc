@@ -103,6 +103,29 @@ TEST_F(PackBench, BothDirectionsAtOnce)
 	kvh_pack_set_close(&set);
 }
 
+/* Whichever submission fails, of the store's or of the load's: what is on its way lands
+ * before the call returns, and the next one is right. */
+TEST_F(PackBench, BothDirectionsEndAfterAFailure)
+{
+	uint32_t failed = 0;
+
+	open(4096, 128u << 10, KVH_PAGES_SHUFFLED);
+	for (uint64_t nth = 1; nth <= 40; nth++) {
+		const struct kvh_host_rule rule = {
+			KVH_HOST_ENQUEUE, KVH_HOST_FAIL, nth, 1, ENOMEM, 0,
+		};
+		bool right = false;
+
+		ASSERT_EQ(kvh_host_rule_add(rig.dev, &rule), 0);
+		failed += kvh_way_both(&set, 2, &right) == 0;
+		kvh_host_release(rig.dev);
+		EXPECT_GT(kvh_way_both(&set, 1, &right), 0.0) << nth;
+		EXPECT_TRUE(right) << nth;
+	}
+	EXPECT_GT(failed, 0u);
+	kvh_pack_set_close(&set);
+}
+
 TEST_F(PackBench, OnePlaneHasNoStrideForCopies2D)
 {
 	struct kvh_way_result result;
