@@ -6,11 +6,11 @@
 
 #include "bench/bench.h"
 #include "bench/lookout.h"
+#include "bench/measure.h"
 #include "bench/runtime.h"
 #include "host/clock.h"
 #include "host/engine.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -22,7 +22,6 @@
 #define HOST_SCALE 0.02 /* 1.3 MiB */
 #define L1_CHUNKS  16u
 #define LEASE_NS   (UINT64_C(3600) * KVH_NS_PER_S)
-#define MOVER_NAME "kvh-mover"
 
 const char *kvh_latency_mode_name(enum kvh_latency_mode mode)
 {
@@ -51,56 +50,6 @@ struct rig {
 	uint64_t stored;  /* chunks, each under a key of its own; all have the bytes of key 0 */
 	kvh_lease_t lease; /* of the last */
 };
-
-/* ---- processor time ----------------------------------------------------- */
-
-/* The first number of a thread's schedstat. */
-static uint64_t thread_ns(const char *tid)
-{
-	char path[64];
-	unsigned long long ns = 0;
-	FILE *file;
-
-	(void)snprintf(path, sizeof(path), "/proc/self/task/%.20s/schedstat", tid);
-	file = fopen(path, "re");
-	if (file == NULL)
-		return 0;
-	if (fscanf(file, "%llu", &ns) != 1)
-		ns = 0;
-	(void)fclose(file);
-	return ns;
-}
-
-static bool is_mover(const char *tid)
-{
-	char path[64], name[32] = "";
-	FILE *file;
-
-	(void)snprintf(path, sizeof(path), "/proc/self/task/%.20s/comm", tid);
-	file = fopen(path, "re");
-	if (file == NULL)
-		return false;
-	if (fgets(name, sizeof(name), file) == NULL)
-		name[0] = '\0';
-	(void)fclose(file);
-	return strncmp(name, MOVER_NAME, strlen(MOVER_NAME)) == 0;
-}
-
-/* Of all threads of that name: the engine has one a device. */
-static uint64_t mover_ns(void)
-{
-	DIR *dir = opendir("/proc/self/task");
-	struct dirent *entry;
-	uint64_t sum = 0;
-
-	if (dir == NULL)
-		return 0;
-	while ((entry = readdir(dir)) != NULL)
-		if (entry->d_name[0] != '.' && is_mover(entry->d_name))
-			sum += thread_ns(entry->d_name);
-	(void)closedir(dir);
-	return sum;
-}
 
 /* ---- a job -------------------------------------------------------------- */
 
@@ -198,13 +147,13 @@ static int measure_row(struct rig *rig, struct kvh_latency_row *row)
 	for (uint32_t i = 0; i <= row->n && err == 0; i++) {
 		err = job(rig, row->load, &latency, &way);
 		if (i == 0) {
-			cpu = mover_ns();
+			cpu = kvh_cpu_of_threads_ns(KVH_MOVER_THREADS);
 			way = 0;
 		} else if (err == 0 && !kvh_samples_add(&each, latency)) {
 			err = -ENOMEM;
 		}
 	}
-	cpu = mover_ns() - cpu;
+	cpu = kvh_cpu_of_threads_ns(KVH_MOVER_THREADS) - cpu;
 	row->p50_ns = kvh_samples_percentile(&each, 50);
 	row->p99_ns = kvh_samples_percentile(&each, 99);
 	row->mover_cores = way == 0 ? 0 : (double)cpu / (double)way;

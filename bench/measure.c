@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/perf_event.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +60,53 @@ uint64_t kvh_cpu_ns(void)
 
 	(void)getrusage(RUSAGE_SELF, &usage);
 	return ns_of(&usage.ru_utime) + ns_of(&usage.ru_stime);
+}
+
+/* The first number of a thread's schedstat. */
+static uint64_t thread_ns(const char *tid)
+{
+	char path[64];
+	unsigned long long ns = 0;
+	FILE *file;
+
+	(void)snprintf(path, sizeof(path), "/proc/self/task/%.20s/schedstat", tid);
+	file = fopen(path, "re");
+	if (file == NULL)
+		return 0;
+	if (fscanf(file, "%llu", &ns) != 1)
+		ns = 0;
+	(void)fclose(file);
+	return ns;
+}
+
+static bool is_named(const char *tid, const char *name)
+{
+	char path[64], line[32] = "";
+	FILE *file;
+
+	(void)snprintf(path, sizeof(path), "/proc/self/task/%.20s/comm", tid);
+	file = fopen(path, "re");
+	if (file == NULL)
+		return false;
+	if (fgets(line, sizeof(line), file) == NULL)
+		line[0] = '\0';
+	(void)fclose(file);
+	return strncmp(line, name, strlen(name)) == 0;
+}
+
+uint64_t kvh_cpu_of_threads_ns(const char *name)
+{
+	DIR *dir = opendir("/proc/self/task");
+	struct dirent *entry;
+	uint64_t sum = 0;
+
+	if (dir == NULL)
+		return 0;
+	while ((entry = readdir(dir)) != NULL)
+		if (entry->d_name[0] != '.' && is_named(entry->d_name, name))
+			sum += thread_ns(entry->d_name);
+	(void)closedir(dir);
+	return sum;
 }
 
 /* ---- system calls ---- */

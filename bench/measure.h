@@ -23,6 +23,10 @@ struct kvh_spread kvh_spread_of(double *values, size_t n);
 
 /* User and system time of all threads of this process. */
 uint64_t kvh_cpu_ns(void);
+/* Of those whose names begin so, as it was when each last left its processor. */
+uint64_t kvh_cpu_of_threads_ns(const char *name);
+/* The movers' of an engine or a bench: one a device. */
+#define KVH_MOVER_THREADS "kvh-mover"
 
 /* Counts the system calls of every thread that this process has at begin, by the
  * kernel's own tracepoint: some 100 ns a call, so not while something is timed.

@@ -30,11 +30,11 @@ const char *kvh_way_name(enum kvh_way way);
 struct kvh_way_result {
 	uint64_t bytes;          /* of one sample */
 	struct kvh_samples each; /* ns from the first call to the last byte */
-	uint64_t
-		submit_ns; /* processor time of the caller's thread in its calls, all samples */
-	uint64_t other_ns; /* of all other threads of the process meanwhile */
-	bool right;        /* the bytes arrived, and no others changed */
-	int error;         /* 0, or why there is no result; -EOPNOTSUPP: not for this set */
+	/* Processor time of all samples: of the caller's thread in its calls, and of the
+	 * mover's, which submits our stores; of all other threads of the process. */
+	uint64_t submit_ns, other_ns;
+	bool right; /* the bytes arrived, and no others changed */
+	int error;  /* 0, or why there is no result; -EOPNOTSUPP: not for this set */
 };
 void kvh_way_result_free(struct kvh_way_result *result);
 

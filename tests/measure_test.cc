@@ -6,8 +6,12 @@
 
 #include <cerrno>
 #include <cstring>
+#include <ctime>
+#include <future>
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <sys/syscall.h>
+#include <thread>
 #include <unistd.h>
 
 namespace
@@ -39,6 +43,30 @@ TEST(Cpu, GoesOnlyForward)
 	while (kvh_cpu_ns() == before)
 		x = x + 1;
 	EXPECT_GT(kvh_cpu_ns(), before);
+}
+
+TEST(Cpu, OfThreadsByName)
+{
+	constexpr uint64_t BURNT_NS = 5000000;
+	std::promise<void> end;
+
+	if (access("/proc/self/schedstat", R_OK) != 0)
+		GTEST_SKIP() << "the kernel does not say how long threads run";
+	std::thread thread([ended = end.get_future()] {
+		struct timespec ts;
+
+		(void)pthread_setname_np(pthread_self(), "kvh-test0");
+		do
+			(void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+		while (uint64_t(ts.tv_nsec) < BURNT_NS);
+		ended.wait();
+	});
+	/* Until it sleeps, its figure is an old one. */
+	while (kvh_cpu_of_threads_ns("kvh-test") < BURNT_NS)
+		std::this_thread::yield();
+	EXPECT_EQ(kvh_cpu_of_threads_ns("kvh-tests"), 0u);
+	end.set_value();
+	thread.join();
 }
 
 TEST(Calls, AreCountedOneByOne)
