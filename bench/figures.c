@@ -29,13 +29,15 @@ static struct kvh_figure *begin(struct list *list, const char *what, const char 
 	return figure;
 }
 
-static void worst(struct kvh_figure *figure, double value, const char *where)
+/* Nothing is worse than a row that was not measured: the first of them stays. */
+static void worst(struct kvh_figure *figure, int error, double value, const char *where)
 {
 	bool worse = figure->least ? value < figure->reached : value > figure->reached;
 
-	if (figure->where[0] != '\0' && !worse)
+	if (figure->error != 0 || (error == 0 && figure->where[0] != '\0' && !worse))
 		return;
-	figure->reached = value;
+	figure->error = error;
+	figure->reached = error == 0 ? value : 0;
 	(void)snprintf(figure->where, sizeof(figure->where), "%s", where);
 }
 
@@ -68,14 +70,14 @@ static void alone(struct list *list, struct kvh_figure *figure,
 		const struct kvh_pack_row *row = &report->rows[i];
 		char where[64];
 
-		if (row->way != KVH_WAY_KVHOIST || row->load != load || row->error != 0 ||
+		if (row->way != KVH_WAY_KVHOIST || row->load != load ||
 		    row->order != KVH_PAGES_SHUFFLED || row->payload < low ||
 		    row->payload > high)
 			continue;
 		(void)snprintf(where, sizeof(where),
 			       "%" PRIu64 " KiB in frames of %" PRIu64 " KiB",
 			       row->fragment >> 10, row->payload >> 10);
-		worst(figure, quantity_of(row, quantity), where);
+		worst(figure, row->error, quantity_of(row, quantity), where);
 	}
 	end(list);
 }
@@ -115,7 +117,7 @@ static void figures_both(struct list *list, const struct kvh_pack_report *report
 			       "%" PRIu64 " KiB in frames of %" PRIu64 " KiB",
 			       both->fragment >> 10, both->payload >> 10);
 		if (both->payload >= 2 * MIB)
-			worst(figure, 100 * both->share, where);
+			worst(figure, 0, 100 * both->share, where);
 	}
 	end(list);
 }
@@ -130,12 +132,12 @@ static void beside(struct list *list, struct kvh_figure *figure,
 		const struct kvh_beside_row *row = &report->beside.rows[i];
 		char where[64];
 
-		if (row->way != way || row->load != load || row->error != 0 ||
-		    row->fragment < fragment || (!share && !row->has_link))
+		if (row->way != way || row->load != load || row->fragment < fragment ||
+		    (row->error == 0 && !share && !row->has_link))
 			continue;
 		(void)snprintf(where, sizeof(where), "%s, %" PRIu64 " KiB",
 			       kvh_load_name(row->kernel), row->fragment >> 10);
-		worst(figure, 100 * (share ? row->share : row->over_link), where);
+		worst(figure, row->error, 100 * (share ? row->share : row->over_link), where);
 	}
 	end(list);
 }
@@ -144,6 +146,8 @@ static void beside(struct list *list, struct kvh_figure *figure,
 
 static void figures_beside(struct list *list, const struct kvh_pack_report *report)
 {
+	struct kvh_figure *figure;
+
 	for (int load = 0; load < 2; load++) {
 		const char *dir = directions[load];
 
@@ -158,9 +162,10 @@ static void figures_beside(struct list *list, const struct kvh_pack_report *repo
 	beside(list,
 	       begin(list, "gentle, beside other kernels", "D2H", "% of the link", true, 70),
 	       report, KVH_PUMP_GENTLE, false, GENTLE_RUN, true);
-	beside(list,
-	       begin(list, "gentle, what they lose beyond the link", "D2H", "points", false, 0),
-	       report, KVH_PUMP_GENTLE, false, GENTLE_RUN, false);
+	figure = begin(list, "gentle, what they lose beyond the link", "D2H", "points", false,
+		       0);
+	figure->whole = true;
+	beside(list, figure, report, KVH_PUMP_GENTLE, false, GENTLE_RUN, false);
 }
 
 /* ---- latency ------------------------------------------------------------ */
@@ -172,8 +177,9 @@ static void latency(struct list *list, struct kvh_figure *figure,
 	for (uint32_t i = 0; i < report->latency.n; i++) {
 		const struct kvh_latency_row *row = &report->latency.rows[i];
 
-		if (row->mode == mode && row->load == load && row->error == 0)
-			worst(figure, (double)(p99 ? row->p99_ns : row->p50_ns) / 1e3,
+		if (row->mode == mode && row->load == load)
+			worst(figure, row->error,
+			      (double)(p99 ? row->p99_ns : row->p50_ns) / 1e3,
 			      kvh_latency_mode_name(mode));
 	}
 	end(list);
@@ -202,7 +208,7 @@ static void figures_pin(struct list *list, const struct kvh_pack_report *report)
 
 	(void)snprintf(where, sizeof(where), "%" PRIu64 " MiB", report->pin_bytes >> 20);
 	if (report->pin_bytes != 0)
-		worst(figure, report->pin_rate, where);
+		worst(figure, 0, report->pin_rate, where);
 	end(list);
 }
 
@@ -227,12 +233,15 @@ void kvh_figures_print(FILE *out, const struct kvh_figure *figures, uint32_t n)
 		"worst at");
 	for (uint32_t i = 0; i < n; i++) {
 		const struct kvh_figure *f = &figures[i];
-		char wanted[24];
+		char wanted[24], reached[24];
 
+		(void)snprintf(reached, sizeof(reached), f->error == 0 ? "%.2f" : "-",
+			       f->reached);
 		(void)snprintf(wanted, sizeof(wanted), "%s %g",
 			       f->least ? ">=" : "<=", f->wanted);
-		fprintf(out, "%-46s %9.2f %9s %-15s %-7s %s\n", f->name, f->reached, wanted,
-			f->unit, kvh_figure_met(f) ? "" : "MISSED", f->where);
+		fprintf(out, "%-46s %9s %9s %-15s %-7s %s%s%s\n", f->name, reached, wanted,
+			f->unit, kvh_figure_met(f) ? "" : "MISSED", f->where,
+			f->error != 0 ? ": " : "", f->error != 0 ? strerror(-f->error) : "");
 	}
 }
 
@@ -245,9 +254,10 @@ struct json_t *kvh_figures_json(const struct kvh_figure *figures, uint32_t n)
 
 		(void)json_array_append_new(
 			array,
-			json_pack("{s:s, s:s, s:f, s:f, s:s, s:b, s:s}", "figure", f->name,
-				  "unit", f->unit, "reached", f->reached, "wanted", f->wanted,
-				  "bound", f->least ? "least" : "most", "met",
+			json_pack("{s:s, s:s, s:o, s:f, s:s, s:b, s:s}", "figure", f->name,
+				  "unit", f->unit, "reached",
+				  f->error == 0 ? json_real(f->reached) : json_null(), "wanted",
+				  f->wanted, "bound", f->least ? "least" : "most", "met",
 				  (int)kvh_figure_met(f), "worst_at", f->where));
 	}
 	return array;

@@ -55,10 +55,18 @@ void kvh_pack_report_free(struct kvh_pack_report *report)
 	memset(report, 0, sizeof(*report));
 }
 
+/* Ways of others need not go; ours do, but for one way with a shape that it is not for. */
+static bool row_is_right(const struct kvh_pack_row *row)
+{
+	if (row->error == 0)
+		return row->right;
+	return row->way < KVH_WAY_KVHOIST || row->error == -EOPNOTSUPP;
+}
+
 bool kvh_pack_report_right(const struct kvh_pack_report *report)
 {
 	for (size_t i = 0; i < report->n_rows; i++)
-		if (report->rows[i].error == 0 && !report->rows[i].right)
+		if (!row_is_right(&report->rows[i]))
 			return false;
 	for (size_t i = 0; i < report->n_both; i++)
 		if (!report->both[i].right)

@@ -61,7 +61,7 @@ struct kvh_pack_report {
 struct kvh_pack_row *kvh_pack_report_row(struct kvh_pack_report *report);
 struct kvh_pack_both *kvh_pack_report_both(struct kvh_pack_report *report);
 void kvh_pack_report_free(struct kvh_pack_report *report);
-/* Whether all that was measured was right. */
+/* Whether all that was measured was right, and everything of ours was measured. */
 bool kvh_pack_report_right(const struct kvh_pack_report *report);
 
 /* Its name; "host device" where it is none. */

@@ -66,12 +66,10 @@ TEST(Figures, TheWorstRowOfItsKindCounts)
 		row_of(KVH_WAY_KVHOIST, true, 4 * KIB, 2 * MIB, 0.5),
 		row_of(KVH_WAY_COPIES, false, 4 * KIB, 2 * MIB, 0.01),
 		row_of(KVH_WAY_KVHOIST, false, 4 * KIB, 2 * MIB, 0.02), /* contiguous pages */
-		row_of(KVH_WAY_KVHOIST, false, 4 * KIB, 2 * MIB, 0.03), /* not measured */
 	};
 	struct kvh_pack_report report = {};
 
 	rows[5].order = KVH_PAGES_CONTIGUOUS;
-	rows[6].error = -EIO;
 	report.rows = rows.data();
 	report.n_rows = rows.size();
 	const Figures figures(report);
@@ -92,6 +90,42 @@ TEST(Figures, TheWorstRowOfItsKindCounts)
 	EXPECT_NEAR(cores->reached, 1990 * 50 / 1e6, 1e-9);
 	EXPECT_TRUE(kvh_figure_met(cores));
 	EXPECT_EQ(figures.find("alone, frames of 128 KiB, D2H"), nullptr);
+}
+
+/* As if it were the worst of all, and not as if it were not there. */
+TEST(Figures, ARowThatWasNotMeasuredMissesIt)
+{
+	std::vector<struct kvh_pack_row> rows = {
+		row_of(KVH_WAY_KVHOIST, false, 4 * KIB, 2 * MIB, 0.99),
+		row_of(KVH_WAY_KVHOIST, false, 8 * KIB, 2 * MIB, 0),
+		row_of(KVH_WAY_KVHOIST, false, 16 * KIB, 2 * MIB, 0.5),
+		row_of(KVH_WAY_COPIES, false, 4 * KIB, 2 * MIB, 0),
+	};
+	struct kvh_pack_report report = {};
+
+	for (struct kvh_pack_row &row : rows)
+		row.right = true;
+	report.rows = rows.data();
+	report.n_rows = rows.size();
+	rows[3].error = -EIO;
+	EXPECT_TRUE(kvh_pack_report_right(&report)) << "others' way";
+	EXPECT_EQ(Figures(report).find("alone, frames >= 2 MiB, D2H")->error, 0);
+	rows[1].error = -ENOSPC;
+	EXPECT_FALSE(kvh_pack_report_right(&report));
+	const Figures figures(report);
+
+	for (const char *name : {"alone, frames >= 2 MiB, D2H", "host CPU, link full, D2H",
+				 "CPU of the submitting thread, D2H"}) {
+		const struct kvh_figure *figure = figures.find(name);
+
+		ASSERT_NE(figure, nullptr) << name;
+		EXPECT_EQ(figure->error, -ENOSPC) << name;
+		EXPECT_FALSE(kvh_figure_met(figure)) << name;
+		EXPECT_STREQ(figure->where, "8 KiB in frames of 2048 KiB") << name;
+	}
+	rows[1].way = KVH_WAY_DIRECT;
+	rows[1].error = -EOPNOTSUPP;
+	EXPECT_TRUE(kvh_pack_report_right(&report)) << "there is no such way for its shape";
 }
 
 TEST(Figures, OfWhatOthersLoseOnlyTheMoversRowsCount)
@@ -125,6 +159,11 @@ TEST(Figures, OfWhatOthersLoseOnlyTheMoversRowsCount)
 	EXPECT_NEAR(lost->reached, 4, 1e-9);
 	EXPECT_FALSE(kvh_figure_met(lost));
 	EXPECT_STREQ(lost->where, "64x8192x8192, 4 KiB");
+
+	rows[0].error = -EIO;
+	rows[0].has_link = false;
+	EXPECT_EQ(Figures(report).find("beside other kernels, D2H")->error, -EIO);
+	EXPECT_EQ(Figures(report).find(lost->name)->error, -EIO);
 }
 
 /* Of gentle stores those whose runs are long enough. */
@@ -151,6 +190,15 @@ TEST(Figures, GentleIsAboutLongRuns)
 	EXPECT_NEAR(figures.list[0].reached, 71, 1e-9);
 	EXPECT_TRUE(kvh_figure_met(&figures.list[0]));
 	EXPECT_TRUE(kvh_figure_met(&figures.list[1]));
+
+	/* Nothing that could be seen is nothing; and the report has what it was. */
+	rows[1].over_link = 0.0049;
+	const Figures little(report);
+	EXPECT_TRUE(kvh_figure_met(&little.list[1]));
+	EXPECT_NEAR(little.list[1].reached, 0.49, 1e-9);
+	rows[1].over_link = 0.0051;
+	const Figures more(report);
+	EXPECT_FALSE(kvh_figure_met(&more.list[1]));
 }
 
 TEST(Figures, LatencyInMicroseconds)
@@ -170,7 +218,11 @@ TEST(Figures, LatencyInMicroseconds)
 	ASSERT_TRUE(p50 && p99);
 	EXPECT_TRUE(kvh_figure_met(p50));
 	EXPECT_FALSE(kvh_figure_met(p99));
-	EXPECT_EQ(figures.find("the same with gpu.spin, p50, D2H"), nullptr);
+	const struct kvh_figure *spin = figures.find("the same with gpu.spin, p50, D2H");
+	ASSERT_NE(spin, nullptr);
+	EXPECT_EQ(spin->error, -EOPNOTSUPP);
+	EXPECT_FALSE(kvh_figure_met(spin));
+	EXPECT_EQ(figures.find("the same with gpu.spin, p50, H2D"), nullptr);
 }
 
 } // namespace
