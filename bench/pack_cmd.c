@@ -27,7 +27,26 @@ struct run {
 	const struct kvh_pack_opts *o;
 	struct kvh_pack_rig *rig;
 	struct kvh_pack_report *report;
+	int error; /* the first */
 };
+
+/* A table, as it comes. */
+static bool prints(const struct run *run)
+{
+	return !run->o->json && !run->o->csv;
+}
+
+/* Behind each part of a run; false: another one makes no sense. */
+static bool goes_on(struct run *run, int err)
+{
+	struct kvh_device *dev = run->rig->dev;
+
+	if (err == 0 && kvh_bench_signal != 0)
+		err = -EINTR;
+	if (run->error == 0)
+		run->error = err;
+	return err != -EINTR && !dev->ops->dead(dev);
+}
 
 static void note(struct run *run, struct kvh_pack_row *row, struct kvh_way_result *result)
 {
@@ -45,10 +64,40 @@ static void note(struct run *run, struct kvh_pack_row *row, struct kvh_way_resul
 		row->submit_us_per_gb = (double)result->submit_ns / 1e3 / gb;
 		row->other_us_per_gb = (double)result->other_ns / 1e3 / gb;
 	}
-	if (!run->o->json && !run->o->csv) {
+	if (prints(run)) {
 		kvh_pack_row_print(stdout, row);
 		(void)fflush(stdout);
 	}
+}
+
+static struct kvh_pack_row *row_begin(struct run *run, const struct kvh_pack_shape *shape,
+				      enum kvh_way way, bool load)
+{
+	struct kvh_pack_row *row = kvh_pack_report_row(run->report);
+
+	if (row == NULL)
+		return NULL;
+	row->way = way;
+	row->load = load;
+	row->fragment = shape->fragment;
+	row->payload = shape->payload;
+	row->order = shape->order;
+	row->decided = "";
+	return row;
+}
+
+/* Rows of what could not be measured, which is no success. */
+static int note_missing(struct run *run, const struct kvh_pack_shape *shape, int error)
+{
+	for (int load = 0; load < 2 && run->o->ways[KVH_WAY_KVHOIST]; load++) {
+		struct kvh_pack_row *row = row_begin(run, shape, KVH_WAY_KVHOIST, load != 0);
+		struct kvh_way_result result = {.error = error};
+
+		if (row == NULL)
+			return -ENOMEM;
+		note(run, row, &result);
+	}
+	return 0;
 }
 
 /* -EINTR: a signal came. */
@@ -61,19 +110,14 @@ static int measure_ways(struct run *run, struct kvh_pack_set *set,
 		bool asked = run->o->ways[way] && (others || way == KVH_WAY_KVHOIST);
 
 		for (int load = 0; load < 2 && asked; load++) {
-			struct kvh_pack_row *row = kvh_pack_report_row(run->report);
+			struct kvh_pack_row *row = row_begin(run, shape, (enum kvh_way)way,
+							     load != 0);
 			struct kvh_way_result result;
 
 			if (row == NULL)
 				return -ENOMEM;
-			row->way = (enum kvh_way)way;
-			row->load = load != 0;
-			row->fragment = shape->fragment;
-			row->payload = shape->payload;
-			row->order = shape->order;
-			row->decided = way == KVH_WAY_KVHOIST
-					       ? kvh_mover_way_name(set->mplan.way[load])
-					       : "";
+			if (way == KVH_WAY_KVHOIST)
+				row->decided = kvh_mover_way_name(set->mplan.way[load]);
 			kvh_way_run(row->way, set, row->load, run->o->samples, &result);
 			note(run, row, &result);
 			kvh_way_result_free(&result);
@@ -99,7 +143,7 @@ static int measure_both(struct run *run, struct kvh_pack_set *set,
 	both->payload = shape->payload;
 	both->rate = kvh_way_both(set, run->o->samples, &both->right);
 	both->share = run->report->link_both > 0 ? both->rate / run->report->link_both : 0;
-	if (!run->o->json && !run->o->csv)
+	if (prints(run))
 		kvh_pack_both_print(stdout, both);
 	return 0;
 }
@@ -110,19 +154,19 @@ static int measure_shape(struct run *run, uint64_t fragment, uint64_t payload,
 	struct kvh_pack_shape shape = {fragment, payload, run->o->sample, order,
 				       run->o->layers};
 	struct kvh_pack_set set;
-	int err;
+	int err, rc;
 
 	if (fragment > payload || !run->o->orders[order])
 		return 0;
 	err = kvh_pack_set_open(run->rig, &shape, &set);
-	if (err == -ENOSPC) {
-		kvh_bench_complain("fragments of %" PRIu64 " in frames of %" PRIu64
-				   " do not fit: a larger --pool or --arena",
-				   fragment, payload);
-		return 0;
+	if (err != 0) {
+		kvh_bench_complain("fragments of %" PRIu64 " in frames of %" PRIu64 ": %s",
+				   fragment, payload,
+				   err == -ENOSPC ? "a larger --pool or --arena is needed"
+						  : strerror(-err));
+		rc = note_missing(run, &shape, err);
+		return err == -ENOSPC ? rc : err;
 	}
-	if (err != 0)
-		return err;
 	err = measure_ways(run, &set, &shape);
 	if (err == 0)
 		err = measure_both(run, &set, &shape);
@@ -130,21 +174,43 @@ static int measure_shape(struct run *run, uint64_t fragment, uint64_t payload,
 	return err;
 }
 
-static int measure_transfers(struct run *run)
+/* What the mover measured when the sets were made, and which way it took. */
+static void print_calibration(struct kvh_mover *mover)
+{
+	struct kvh_calibration seen[KVH_CALIBRATIONS_MAX];
+	uint32_t n = kvh_mover_calibration(mover, seen, KVH_CALIBRATIONS_MAX);
+
+	if (n != 0)
+		puts("\ncalibrated        row     rows   staged   direct  GB/s");
+	for (uint32_t i = 0; i < n; i++)
+		printf("%-10s %7" PRIu64 " KiB %6" PRIu32 " %8.2f %8.2f  %s\n",
+		       seen[i].load ? "load" : "store", seen[i].row_bytes >> 10, seen[i].rows,
+		       (double)seen[i].staged_rate / 1e9, (double)seen[i].direct_rate / 1e9,
+		       kvh_mover_way_name(seen[i].way));
+}
+
+static bool measure_transfers(struct run *run)
 {
 	const struct kvh_pack_opts *o = run->o;
-	int first = 0, err = 0;
+	bool on = true;
+	int first = 0;
 
+	if (prints(run))
+		kvh_pack_rows_head(stdout);
 	while (!o->orders[first])
 		first++;
 	for (uint32_t frame = 0; frame < o->frames.n; frame++)
 		for (uint32_t fragment = 0; fragment < o->fragments.n; fragment++)
-			for (int order = first; order < KVH_PAGES_ORDERS && err == 0; order++)
+			for (int order = first; order < KVH_PAGES_ORDERS && on; order++)
 				if (o->all || frame == 0 || order == first)
-					err = measure_shape(run, o->fragments.sizes[fragment],
-							    o->frames.sizes[frame],
-							    (enum kvh_pages_order)order);
-	return err;
+					on = goes_on(
+						run,
+						measure_shape(run, o->fragments.sizes[fragment],
+							      o->frames.sizes[frame],
+							      (enum kvh_pages_order)order));
+	if (prints(run))
+		print_calibration(run->rig->mover);
+	return on;
 }
 
 /* ---- beside other kernels ----------------------------------------------- */
@@ -155,7 +221,7 @@ static void note_beside(void *arg, const struct kvh_beside_row *row)
 {
 	struct run *run = arg;
 
-	if (run->o->json || run->o->csv)
+	if (!prints(run))
 		return;
 	if (run->report->beside.n == 1)
 		kvh_beside_head_print(stdout, run->report->beside.how);
@@ -194,7 +260,7 @@ static void note_latency(void *arg, const struct kvh_latency_row *row)
 {
 	struct run *run = arg;
 
-	if (run->o->json || run->o->csv)
+	if (!prints(run))
 		return;
 	if (run->report->latency.n == 1)
 		kvh_latency_head_print(stdout);
@@ -248,7 +314,7 @@ static int measure_pin(struct run *run)
 	kvh_arena_close(arena, false);
 	report->pin_bytes = opts.bytes;
 	report->pin_rate = (double)opts.bytes / (double)ns;
-	if (!run->o->json && !run->o->csv)
+	if (prints(run))
 		printf("\npinning: %.2f GB/s, %" PRIu64 " MiB\n", report->pin_rate,
 		       opts.bytes >> 20);
 	return 0;
@@ -270,19 +336,23 @@ static int measure_link(struct run *run, bool gpu)
 
 /* ---- the command -------------------------------------------------------- */
 
-enum form { FORM_JSON, FORM_SVG, FORM_SVG_LOAD };
+enum form { FORM_JSON, FORM_CSV, FORM_SVG, FORM_SVG_LOAD };
 
 static int write_file(const char *path, const struct kvh_pack_report *report, enum form form)
 {
-	FILE *out = fopen(path, "w");
+	FILE *out;
 	int err = 0;
 
+	if (path == NULL)
+		return 0;
+	out = fopen(path, "w");
 	if (out == NULL) {
 		kvh_bench_complain("%s: %s", path, strerror(errno));
 		return -EIO;
 	}
 	switch (form) {
 	case FORM_JSON: err = kvh_pack_report_json(out, report); break;
+	case FORM_CSV: kvh_pack_report_csv(out, report); break;
 	case FORM_SVG: kvh_pack_report_svg(out, report); break;
 	case FORM_SVG_LOAD:
 		kvh_beside_svg(out, &report->beside, kvh_pack_report_device(report));
@@ -294,62 +364,46 @@ static int write_file(const char *path, const struct kvh_pack_report *report, en
 	return -EIO;
 }
 
-static int show(const struct kvh_pack_opts *o, const struct kvh_pack_report *report)
+/* Each that was asked for, whatever became of the others: the first error. */
+static int show(const struct run *run)
 {
+	const struct kvh_pack_report *report = run->report;
+	const struct kvh_pack_opts *o = run->o;
 	struct kvh_figure figures[KVH_FIGURES_MAX];
-	int err = 0;
+	const int errors[] = {
+		o->json ? kvh_pack_report_json(stdout, report) : 0,
+		write_file(o->json_file, report, FORM_JSON),
+		write_file(o->csv_file, report, FORM_CSV),
+		write_file(o->svg, report, FORM_SVG),
+		write_file(o->svg_load, report, FORM_SVG_LOAD),
+	};
 
-	if (!o->json && !o->csv && report->device.n_sms != 0)
-		kvh_figures_print(stdout, figures, kvh_figures_of(report, figures));
-	if (o->json)
-		err = kvh_pack_report_json(stdout, report);
-	else if (o->csv)
+	if (o->csv)
 		kvh_pack_report_csv(stdout, report);
-	if (err == 0 && o->json_file != NULL)
-		err = write_file(o->json_file, report, FORM_JSON);
-	if (err == 0 && o->svg != NULL)
-		err = write_file(o->svg, report, FORM_SVG);
-	if (err == 0 && o->svg_load != NULL)
-		err = write_file(o->svg_load, report, FORM_SVG_LOAD);
-	return err;
+	if (prints(run) && report->device.n_sms != 0)
+		kvh_figures_print(stdout, figures, kvh_figures_of(report, figures));
+	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++)
+		if (errors[i] != 0)
+			return errors[i];
+	return 0;
 }
 
-/* What the mover measured when the sets were made, and which way it took. */
-static void print_calibration(struct kvh_mover *mover)
-{
-	struct kvh_calibration seen[KVH_CALIBRATIONS_MAX];
-	uint32_t n = kvh_mover_calibration(mover, seen, KVH_CALIBRATIONS_MAX);
-
-	if (n != 0)
-		puts("\ncalibrated        row     rows   staged   direct  GB/s");
-	for (uint32_t i = 0; i < n; i++)
-		printf("%-10s %7" PRIu64 " KiB %6" PRIu32 " %8.2f %8.2f  %s\n",
-		       seen[i].load ? "load" : "store", seen[i].row_bytes >> 10, seen[i].rows,
-		       (double)seen[i].staged_rate / 1e9, (double)seen[i].direct_rate / 1e9,
-		       kvh_mover_way_name(seen[i].way));
-}
-
-static int measure(struct run *run)
+/* Part by part: what one could not measure says nothing about the others. */
+static void measure(struct run *run)
 {
 	const struct kvh_pack_opts *o = run->o;
-	int err = measure_link(run, run->report->device.n_sms != 0);
-	bool table = !o->json && !o->csv;
+	bool on = goes_on(run, measure_link(run, run->report->device.n_sms != 0));
 
-	if (err == 0 && table)
+	if (prints(run))
 		kvh_pack_report_head(stdout, run->report);
-	if (err == 0 && o->transfers && table)
-		kvh_pack_rows_head(stdout);
-	if (err == 0 && o->transfers)
-		err = measure_transfers(run);
-	if (err == 0 && o->transfers && table)
-		print_calibration(run->rig->mover);
-	if (err == 0 && o->beside)
-		err = measure_beside(run);
-	if (err == 0 && o->latency)
-		err = measure_latency(run);
-	if (err == 0 && o->pin)
-		err = measure_pin(run);
-	return err;
+	if (on && o->transfers)
+		on = measure_transfers(run);
+	if (on && o->beside)
+		on = goes_on(run, measure_beside(run));
+	if (on && o->latency)
+		on = goes_on(run, measure_latency(run));
+	if (on && o->pin)
+		(void)goes_on(run, measure_pin(run));
 }
 
 int kvh_bench_pack(int argc, char **argv)
@@ -357,7 +411,7 @@ int kvh_bench_pack(int argc, char **argv)
 	struct kvh_pack_opts o;
 	struct kvh_pack_report report = {0};
 	struct kvh_pack_rig rig;
-	struct run run = {&o, &rig, &report};
+	struct run run = {&o, &rig, &report, 0};
 	uint64_t begun = kvh_now_ns();
 	int err;
 
@@ -368,11 +422,12 @@ int kvh_bench_pack(int argc, char **argv)
 		return err == -EINVAL ? KVH_BENCH_USAGE : KVH_BENCH_FAILED;
 	rig.dev->ops->info(rig.dev, &report.device);
 	kvh_pack_opts_defaults(&o, report.device.n_sms != 0);
-	err = measure(&run);
-	if (err == 0 && !o.json && !o.csv)
+	measure(&run);
+	if (prints(&run))
 		printf("\ntook %.0f s\n", (double)(kvh_now_ns() - begun) / 1e9);
-	if (err == 0)
-		err = show(&o, &report);
+	err = show(&run);
+	if (run.error != 0)
+		err = run.error;
 	if (err == 0 && !kvh_pack_report_right(&report))
 		err = -EBADMSG;
 	kvh_pack_report_free(&report);

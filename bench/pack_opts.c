@@ -71,7 +71,7 @@ static const struct argp_option option_list[] = {
 	{"arena", OPTION_ARENA, "SIZE", 0, "pinned memory (2G; 128M on the host device)", 0},
 	{"json", OPTION_JSON, "FILE", OPTION_ARG_OPTIONAL,
 	 "print JSON instead of a table; or write it to a file beside what is printed", 0},
-	{"csv", OPTION_CSV, NULL, 0, "print CSV instead of a table", 0},
+	{"csv", OPTION_CSV, "FILE", OPTION_ARG_OPTIONAL, "the same as CSV", 0},
 	{"svg", OPTION_SVG, "FILE", 0, "also plot shares of the link by fragment", 0},
 	{"svg-load", OPTION_SVG_LOAD, "FILE", 0,
 	 "also plot what other kernels lose, against rate", 0},
@@ -189,7 +189,10 @@ static error_t take(int key, char *arg, struct argp_state *state)
 		o->json = arg == NULL;
 		o->json_file = arg;
 		break;
-	case OPTION_CSV: o->csv = true; break;
+	case OPTION_CSV:
+		o->csv = arg == NULL;
+		o->csv_file = arg;
+		break;
 	case OPTION_SVG: o->svg = arg; break;
 	case OPTION_SVG_LOAD: o->svg_load = arg; break;
 	case ARGP_KEY_ARG: argp_error(state, "'%s' is no option", arg); break;
@@ -210,7 +213,9 @@ static const struct argp parser = {
 	       "--load, --latency and --pin are its parts; all, where none is named.\v"
 	       "The link is one contiguous copy in the same run. Every measurement's bytes "
 	       "are compared: frames with pages after a store, the whole pool after a load. "
-	       "The exit status is 1 if any were wrong.",
+	       "The exit status is 1 if any were wrong or missing; what was measured is "
+	       "printed "
+	       "and written all the same, also after a signal.",
 };
 
 static bool any(const bool *flags, int n)

@@ -34,7 +34,7 @@ struct kvh_pack_opts {
 	uint64_t sample, pool, arena;
 	uint32_t samples, layers;
 	bool json, csv;
-	const char *svg, *svg_load, *json_file;
+	const char *svg, *svg_load, *json_file, *csv_file;
 };
 
 /* Ends the process where they are wrong, or --help was asked for. */

@@ -240,6 +240,8 @@ static int set_shape(struct kvh_pack_set *set, const struct kvh_pack_shape *shap
 		set->n_planes = KVH_PLANES_MAX;
 	set->payload_bytes = set->fragment * set->pages_per_chunk * set->n_planes;
 	chunks = shape->sample / set->payload_bytes;
+	if (chunks == 0)
+		chunks = 1;
 	pages = set->rig->pool_bytes / set->n_planes / set->fragment;
 	/* Half of the pool at most, so that strided and shuffled pages mean something. */
 	if (chunks > pages / 2 / set->pages_per_chunk)

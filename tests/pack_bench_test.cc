@@ -11,6 +11,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
+#include <fstream>
 #include <string>
 
 namespace
@@ -196,6 +198,76 @@ TEST(PackBenchProgram, PrintsJsonAndPlots)
 	ASSERT_EQ(json_array_size(rows), 2u * 3 * KVH_WAYS * 2);
 	for (size_t i = 0; i < json_array_size(rows); i++)
 		EXPECT_TRUE(json_is_true(json_object_get(json_array_get(rows, i), "right")));
+	EXPECT_GT(std::filesystem::file_size(dir.path("pack.svg")), 1000u);
+}
+
+/* A shape that does not fit is a row, and no success; all others are measured. */
+TEST(PackBenchProgram, GoesOnBehindAShapeThatDoesNotFit)
+{
+	TempDir dir;
+	const Outcome result = run({"pack",
+				    "--device",
+				    "host",
+				    "--transfers",
+				    "--latency",
+				    "--ways",
+				    "kvhoist,copies",
+				    "--fragments",
+				    "4K",
+				    "--frames",
+				    "4M,128K",
+				    "--pool",
+				    "4M",
+				    "--arena",
+				    "8M",
+				    "--pages",
+				    "shuffled",
+				    "--samples",
+				    "1",
+				    "--json=" + dir.path("pack.json")});
+	json_error_t error;
+	json_t *json = json_load_file(dir.path("pack.json").c_str(), 0, &error);
+
+	EXPECT_EQ(result.status, 1);
+	EXPECT_NE(result.err.find("a larger --pool"), std::string::npos) << result.err;
+	ASSERT_NE(json, nullptr) << error.text;
+	const json_t *rows = json_object_get(json, "rows");
+	ASSERT_EQ(json_array_size(rows), 4u);
+	for (size_t i = 0; i < 4; i++) {
+		const json_t *row = json_array_get(rows, i);
+
+		EXPECT_STREQ(json_string_value(json_object_get(row, "way")), "kvhoist");
+		EXPECT_EQ(json_object_get(row, "error") != nullptr, i < 2) << i;
+		EXPECT_EQ(json_is_true(json_object_get(row, "right")), i >= 2) << i;
+	}
+	EXPECT_GT(json_array_size(json_object_get(json, "latency")), 0u);
+	json_decref(json);
+}
+
+TEST(PackBenchProgram, WritesWhatItHasMeasuredWhenItIsStopped)
+{
+	TempDir dir;
+	Program program({"pack", "--device", "host", "--transfers", "--latency", "--all",
+			 "--samples", "20", "--json=" + dir.path("pack.json"),
+			 "--csv=" + dir.path("pack.csv"), "--svg", dir.path("pack.svg")});
+	json_error_t error;
+
+	ASSERT_TRUE(program.wait_for("\ncopies     H2D"));
+	program.kill(SIGTERM);
+	EXPECT_EQ(program.wait(), 128 + SIGTERM) << program.err;
+	json_t *json = json_load_file(dir.path("pack.json").c_str(), 0, &error);
+	ASSERT_NE(json, nullptr) << error.text;
+	const size_t n = json_array_size(json_object_get(json, "rows"));
+	EXPECT_GE(n, 2u);
+	EXPECT_LT(n, 5u * 6 * 3 * KVH_WAYS * 2);
+	EXPECT_EQ(json_array_size(json_object_get(json, "latency")), 0u);
+	json_decref(json);
+	std::ifstream csv(dir.path("pack.csv"));
+	std::string line;
+	size_t lines = 0;
+	while (std::getline(csv, line))
+		lines++;
+	EXPECT_GE(lines, 3u) << "names, and what was measured";
 	EXPECT_GT(std::filesystem::file_size(dir.path("pack.svg")), 1000u);
 }
 
