@@ -12,10 +12,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GPU_SAMPLE  (UINT64_C(256) << 20)
-#define HOST_SAMPLE (UINT64_C(8) << 20)
-#define GPU_BESIDE  (UINT64_C(32) << 20) /* a stage's, and a chunk's of many models */
-#define HOST_BESIDE (UINT64_C(2) << 20)
+/* On a GPU large enough for what a sample has beside its bytes, once each, to be well below
+ * the percents that matter; the pool is twice that, and the arena four times. */
+#define GPU_SAMPLE   (UINT64_C(512) << 20)
+#define HOST_SAMPLE  (UINT64_C(8) << 20)
+#define GPU_SAMPLES  5u
+#define HOST_SAMPLES 7u
+#define GPU_BESIDE   (UINT64_C(32) << 20) /* a stage's, and a chunk's of many models */
+#define HOST_BESIDE  (UINT64_C(2) << 20)
 
 enum option_key {
 	OPTION_DEVICE = 256,
@@ -62,8 +66,8 @@ static const struct argp_option option_list[] = {
 	 "first, with the first frame only",
 	 0},
 	{"sample", OPTION_SAMPLE, "SIZE", 0,
-	 "bytes moved at once (256M; 8M on the host device)", 0},
-	{"samples", OPTION_SAMPLES, "N", 0, "of each measurement (7)", 0},
+	 "bytes moved at once (512M; 8M on the host device)", 0},
+	{"samples", OPTION_SAMPLES, "N", 0, "of each measurement (5; 7 on the host device)", 0},
 	{"layers", OPTION_LAYERS, "N", 0,
 	 "that the planes are of, in equal parts: a load is submitted layer by layer (1)", 0},
 	{"pool", OPTION_POOL, "SIZE", 0, "pages are drawn from (1G; 64M on the host device)",
@@ -214,8 +218,7 @@ static const struct argp parser = {
 	       "The link is one contiguous copy in the same run. Every measurement's bytes "
 	       "are compared: frames with pages after a store, the whole pool after a load. "
 	       "The exit status is 1 if any were wrong or missing; what was measured is "
-	       "printed "
-	       "and written all the same, also after a signal.",
+	       "printed and written all the same, also after a signal.",
 };
 
 static bool any(const bool *flags, int n)
@@ -259,7 +262,7 @@ void kvh_pack_opts_defaults(struct kvh_pack_opts *o, bool gpu)
 	if (o->sample == 0)
 		o->sample = gpu ? GPU_SAMPLE : HOST_SAMPLE;
 	if (o->samples == 0)
-		o->samples = 7;
+		o->samples = gpu ? GPU_SAMPLES : HOST_SAMPLES;
 	if (o->layers == 0)
 		o->layers = 1;
 }

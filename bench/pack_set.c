@@ -115,10 +115,13 @@ int kvh_pack_rig_wait(struct kvh_pack_rig *rig)
 
 /* ---- bytes -------------------------------------------------------------- */
 
-/* Of the word at an offset of the pool; a generation changes every byte of it. */
+/* Of the word at an offset of the pool, none twice; a generation changes every byte of
+ * it. As fast as memory: the pool is compared after every load. */
 static uint64_t word_at(uint64_t offset, uint8_t generation)
 {
-	return kvh_random_mix(offset / 8 + 1) ^ generation * UINT64_C(0x0101010101010101);
+	uint64_t word = (offset / 8 + 1) * UINT64_C(0x9e3779b97f4a7c15);
+
+	return word ^ word >> 32 ^ generation * UINT64_C(0x0101010101010101);
 }
 
 void kvh_pack_bytes_fill(unsigned char *to, uint64_t offset, uint64_t bytes, uint8_t generation)
