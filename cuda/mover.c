@@ -325,6 +325,7 @@ int kvh_mover_open(struct kvh_device *dev, const struct kvh_mover_opts *opts,
 		   struct kvh_mover **mover_p)
 {
 	struct kvh_mover *mover;
+	struct kvh_device_info info;
 	int rc;
 
 	if (opts->n_stages > KVH_STAGES_MAX) {
@@ -338,6 +339,8 @@ int kvh_mover_open(struct kvh_device *dev, const struct kvh_mover_opts *opts,
 	mover->n_stages = opts->n_stages ? opts->n_stages : KVH_STAGES;
 	mover->want_bytes = opts->stage_bytes ? opts->stage_bytes : KVH_STAGE_BYTES;
 	mover->threadless = opts->threadless;
+	dev->ops->info(dev, &info);
+	mover->layer_bytes = opts->layer_bytes ? opts->layer_bytes : info.n_sms == 0;
 	mover->pinned_base = (uintptr_t)opts->pinned_base;
 	mover->pinned_stride = opts->pinned_stride;
 	mover->way = opts->way;

@@ -47,7 +47,10 @@ struct kvh_mover_opts {
 	uint64_t pinned_stride;
 	uint64_t stage_bytes; /* 0: 32 MiB; grows to the largest unit of a plan in use */
 	uint32_t n_stages;    /* a direction; 0: 3 */
-	bool threadless;      /* simulation: the caller runs kvh_mover_step */
+	/* Loads: layers of less go together, up to that. 0: an eighth of a stage; on a
+	 * device without SMs, whose calls cost little, none do. */
+	uint64_t layer_bytes;
+	bool threadless; /* simulation: the caller runs kvh_mover_step */
 	enum kvh_mover_way way;
 	bool calibrate; /* AUTO: measure at kvh_mover_plan_add, a moment once a shape */
 	bool gentle;    /* as kvh_mover_set_gentle */
@@ -119,8 +122,8 @@ int kvh_mover_store(struct kvh_mover *mover, struct kvh_move *move, kvh_stream s
  * points; -EBUSY, -EIO, -ENOMEM */
 int kvh_mover_store_layer(struct kvh_mover *mover, struct kvh_move *move, uint32_t layer,
 			  kvh_stream stream, kvh_event_mark event);
-/* All copies are enqueued, layer by layer across the parts, when it returns,
- * and each layer's event is recorded. */
+/* All copies are enqueued, layer by layer across the parts (small ones together), when it
+ * returns, and each layer's event is recorded. */
 int kvh_mover_load(struct kvh_mover *mover, struct kvh_move *move, kvh_stream stream,
 		   kvh_event_mark event);
 /* The stream waits for the layer (KVH_LAYER_ALL: all) of a load: between

@@ -32,6 +32,9 @@
 #define KVH_STAGE_ALIGN 256u
 #define KVH_STAGE_BYTES (UINT64_C(32) << 20)
 #define KVH_STAGES      3u
+/* Of a stage: what is loaded at once at least. Its calls of the driver cost a processor
+ * 10 us or so, and the link carries an eighth of 32 MiB in 75. */
+#define KVH_STAGE_PARTS 8u
 #define KVH_STAGES_MAX  16u
 #define KVH_MOVER_POLL_NS \
 	(2 * KVH_NS_PER_MS) /* while anything is in flight: a notice may be lost */
@@ -142,6 +145,7 @@ struct kvh_mover {
 	struct kvh_device *dev;
 	uint32_t n_stages;
 	bool threadless;
+	uint64_t layer_bytes;  /* as asked for at open; 0: by the stage; 1: none together */
 	uintptr_t pinned_base; /* as asked for at open */
 	uint64_t pinned_stride;
 	int wake; /* eventfd: notices, new moves, cancels, close */
@@ -205,6 +209,8 @@ enum kvh_run_state {
 
 struct kvh_run_layer {
 	uint32_t layer;
+	uint32_t with;  /* place of the one whose event says that this one is there, too */
+	uint64_t bytes; /* of all parts; absent pages count */
 	kvh_event_mark event;
 };
 

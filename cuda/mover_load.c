@@ -7,6 +7,8 @@
  * waits for the event behind the last scatter from it. Fills lie one behind the
  * other in a stage, of small layers and of several loads, so that copies run
  * ahead of scatters by the whole ring. Only the scatters wait for the order point.
+ * On a GPU layers of less than an eighth of a stage go together, as many as make that up: the
+ * first of them comes a moment later, and none of them costs its own calls.
  * What goes direct takes no stage: its copies wait for the order point, and with them
  * those that come behind.
  */
@@ -82,15 +84,15 @@ static bool next_layer(const struct kvh_move_run *run, uint32_t *layer_p)
 	return found;
 }
 
-/* The part's planes of the layer are [*first_p, cursor); false if it has none. */
-static bool take_layer(struct kvh_move_run *run, uint32_t p, uint32_t layer, uint32_t *first_p)
+/* The part's planes up to the layer are [*first_p, cursor); false if it has none. */
+static bool take_layers(struct kvh_move_run *run, uint32_t p, uint32_t last, uint32_t *first_p)
 {
 	const struct kvh_move_part *part = &run->move->parts[p];
 	const struct kvh_plan *plan = part->plan->plan;
 	uint32_t *at = &run->cursor[p];
 
 	*first_p = *at;
-	while (part->n && *at < plan->n_planes && plan->planes[*at].layer == layer)
+	while (part->n && *at < plan->n_planes && plan->planes[*at].layer <= last)
 		++*at;
 	return *at > *first_p;
 }
@@ -124,13 +126,29 @@ static int run_add_layer(struct kvh_move_run *run, uint32_t layer)
 	if (rc)
 		return rc;
 	at->layer = layer;
+	at->bytes = 0;
 	run->n_layers++;
 	return 0;
 }
 
+/* Moves the cursors behind the layer, which is the last one added. */
+static void run_take_layer(struct kvh_move_run *run)
+{
+	struct kvh_run_layer *at = &run->layers[run->n_layers - 1];
+	struct kvh_band band;
+	uint32_t first;
+
+	for (uint32_t p = 0; p < run->move->n_parts; p++) {
+		if (!take_layers(run, p, at->layer, &first))
+			continue;
+		kvh_band_init(&band, &run->move->parts[p], first, run->cursor[p]);
+		at->bytes += band.bytes * run->move->parts[p].n;
+	}
+}
+
 static int run_note_layers(struct kvh_move_run *run)
 {
-	uint32_t layer = 0, first;
+	uint32_t layer = 0;
 	int rc = array_fit(&run->cursor, &run->cap_cursor, run->move->n_parts,
 			   sizeof(*run->cursor));
 
@@ -141,8 +159,7 @@ static int run_note_layers(struct kvh_move_run *run)
 		rc = run_add_layer(run, layer);
 		if (rc)
 			return rc;
-		for (uint32_t p = 0; p < run->move->n_parts; p++)
-			take_layer(run, p, layer, &first);
+		run_take_layer(run);
 	}
 	reset_cursors(run);
 	return 0;
@@ -231,7 +248,8 @@ static int enqueue_band(struct kvh_lane *lane, const struct kvh_band *band,
 	return 0;
 }
 
-static int enqueue_layer(struct kvh_move_run *run, const struct kvh_run_layer *layer)
+/* Up to this layer: those before it that are not enqueued yet, and itself. */
+static int enqueue_layers(struct kvh_move_run *run, const struct kvh_run_layer *last)
 {
 	struct kvh_lane *lane = run->lane;
 	const struct kvh_move *move = run->move;
@@ -244,7 +262,7 @@ static int enqueue_layer(struct kvh_move_run *run, const struct kvh_run_layer *l
 		uint32_t first;
 		int rc;
 
-		if (take_layer(run, p, layer->layer, &first)) {
+		if (take_layers(run, p, last->layer, &first)) {
 			kvh_band_init(&band, part, first, run->cursor[p]);
 			rc = kvh_way_is_direct(lane, part->plan)
 				     ? enqueue_direct(lane, &band)
@@ -256,7 +274,24 @@ static int enqueue_layer(struct kvh_move_run *run, const struct kvh_run_layer *l
 		dev_pages += (uint64_t)part->n * part->plan->plan->pages_per_chunk;
 	}
 	return kvh_mover_ops(lane->mover)
-		->event_record(lane->mover->dev, layer->event, lane->kernel);
+		->event_record(lane->mover->dev, last->event, lane->kernel);
+}
+
+/* From layer `first` on, those that are loaded at once, as each is small: the end. */
+static uint32_t layers_together(struct kvh_move_run *run, uint32_t first)
+{
+	const struct kvh_mover *mover = run->lane->mover;
+	uint64_t least = mover->layer_bytes ? mover->layer_bytes
+					    : mover->stage_bytes / KVH_STAGE_PARTS;
+	uint64_t bytes = 0;
+	uint32_t end = first;
+
+	do
+		bytes += run->layers[end++].bytes;
+	while (end < run->n_layers && bytes < least && run->layers[end].bytes < least);
+	for (uint32_t i = first; i < end; i++)
+		run->layers[i].with = end - 1;
+	return end;
 }
 
 static int run_enqueue(struct kvh_move_run *run)
@@ -264,8 +299,10 @@ static int run_enqueue(struct kvh_move_run *run)
 	struct kvh_lane *lane = run->lane;
 	int rc = 0;
 
-	for (uint32_t i = 0; i < run->n_layers && rc == 0; i++)
-		rc = enqueue_layer(run, &run->layers[i]);
+	for (uint32_t i = 0; i < run->n_layers && rc == 0;) {
+		i = layers_together(run, i);
+		rc = enqueue_layers(run, &run->layers[i - 1]);
+	}
 	if (rc == 0)
 		rc = kvh_mover_ops(lane->mover)
 			     ->event_record(lane->mover->dev, run->end[0], lane->kernel);
@@ -366,7 +403,7 @@ static kvh_event_mark layer_event(const struct kvh_move_run *run, uint32_t layer
 		uint32_t mid = lo + (hi - lo) / 2;
 
 		if (run->layers[mid].layer == layer)
-			return run->layers[mid].event;
+			return run->layers[run->layers[mid].with].event;
 		if (run->layers[mid].layer < layer)
 			lo = mid + 1;
 		else

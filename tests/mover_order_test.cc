@@ -398,6 +398,38 @@ class Consumer
 	kvh_event_mark end = nullptr;
 };
 
+/* Each with an event of its own or not, all of them can be waited for. */
+TEST_P(MoverOrder, SmallLayersGoTogether)
+{
+	NEEDS_STAGES();
+	Shape s;
+
+	s.planes = 24; /* 12 layers */
+	for (const uint32_t together : {1u, 4u, 5u, 12u, 100u}) {
+		struct kvh_device *dev = nullptr;
+		struct kvh_mover_opts opts = {};
+
+		ASSERT_TRUE(open_device(GetParam().kind, &dev));
+		opts.threadless = GetParam().kind == Kind::STEPPED;
+		opts.layer_bytes = uint64_t{4096} * 4 * together;
+		Rig r(dev, opts);
+		Group &g = r.group(s);
+		Job job(r);
+
+		ASSERT_EQ(g.plan->payload_bytes, 12u * 4096);
+		job.add(g, 4);
+		const uint64_t before = kvh_host_count(r.dev, KVH_HOST_SCATTER);
+		ASSERT_EQ(0, job.start(true, r.stream));
+		for (uint32_t i = 0; i < 12; i++)
+			EXPECT_EQ(0, kvh_mover_load_wait(r.mover, &job.move, i, r.stream));
+		EXPECT_EQ(-EINVAL, kvh_mover_load_wait(r.mover, &job.move, 12, r.stream));
+		job.wait();
+		job.expect_loaded();
+		EXPECT_EQ((12 + together - 1) / together,
+			  kvh_host_count(r.dev, KVH_HOST_SCATTER) - before);
+	}
+}
+
 TEST_P(MoverOrder, ALayerCanBeReadWhileTheNextIsHeld)
 {
 	NEEDS_STAGES();
