@@ -117,7 +117,8 @@ int info_fill(cuda_device *dev)
 	return 0;
 }
 
-// Keeps the primary context, the one that the runtime has too.
+// Keeps the primary context, the one that the runtime has too. A GPU that is there and
+// has none for us is an error: -ENODEV is passed over where any will do.
 int context_retain(cuda_device *dev)
 {
 	int err = kvh_cuda_check_driver(dev, "cuDeviceGet",
@@ -126,7 +127,7 @@ int context_retain(cuda_device *dev)
 	if (err == 0)
 		err = kvh_cuda_check_driver(dev, "cuDevicePrimaryCtxRetain",
 					    dev->driver.ctx_retain(&dev->ctx, dev->device));
-	return err;
+	return err == -ENODEV ? -EIO : err;
 }
 
 // What has to be asked and done in the context.

@@ -63,7 +63,8 @@ static int grant_get(struct kvh_lane *lane, struct kvh_grant **grant_p)
 }
 
 /* The event is the caller's, who may record it again when the call is over. The
- * store is fed later, so it gets an event of its own behind the caller's. */
+ * store is fed later, so it gets an event of its own behind the caller's, on one stream
+ * for all: stores behind events stand behind each other's, those behind streams do not. */
 static int record_behind(struct kvh_lane *lane, kvh_event_mark mark, kvh_event_mark event)
 {
 	struct kvh_mover *mover = lane->mover;
@@ -216,7 +217,20 @@ static void grant_drop(struct kvh_move_run *run, struct kvh_grant *grant)
 	grant_put(run->lane, grant);
 }
 
-/* To take one that has not been reached along with one that has would make the copies
+static bool brings_planes(const struct kvh_move_run *run, const struct kvh_grant *grant)
+{
+	for (uint32_t p = 0; p < run->move->n_parts; p++) {
+		const struct kvh_move_part *part = &run->move->parts[p];
+
+		if (part->n && kvh_planes_below(part->plan->plan, run->feed_to) <
+				       kvh_planes_below(part->plan->plan, grant->layer_end))
+			return true;
+	}
+	return false;
+}
+
+/* Where it brings nothing nobody waits: nothing would say when the wait is over.
+ * To take one that has not been reached along with one that has would make the copies
  * of its layers wait for the computation of the next, and callers are ahead of the
  * device by a whole model. */
 int kvh_grants_begin(struct kvh_move_run *run)
@@ -227,8 +241,9 @@ int kvh_grants_begin(struct kvh_move_run *run)
 
 	assert(run->fed_to == run->feed_to);
 	while (grant && rc == 0) {
-		rc = kvh_mover_ops(mover)->stream_wait_event(mover->dev, run->lane->kernel,
-							     grant->event);
+		if (brings_planes(run, grant))
+			rc = kvh_mover_ops(mover)->stream_wait_event(
+				mover->dev, run->lane->kernel, grant->event);
 		if (rc)
 			break;
 		run->feed_to = grant->layer_end;

@@ -296,6 +296,8 @@ void kvh_run_end(struct kvh_move_run *run);
 void kvh_runs_free(struct kvh_lane *lane);
 void kvh_pages_free(struct kvh_mover *mover);
 
+/* mover_store.c. How many planes of a plan have a layer below. */
+uint32_t kvh_planes_below(const struct kvh_plan *plan, uint64_t layer_end);
 /* mover_grant.c. Under mover->lock: the mover's thread has to look at the run. */
 void kvh_run_call(struct kvh_move_run *run);
 /* Records the order point of layers below layer_end in a grant. */

@@ -66,8 +66,7 @@ static void lane_check(const struct kvh_lane *lane)
 
 /* ---- feeding ---------------------------------------------------------- */
 
-/* The planes of a part whose layer is below: how many. */
-static uint32_t planes_below(const struct kvh_plan *plan, uint64_t layer_end)
+uint32_t kvh_planes_below(const struct kvh_plan *plan, uint64_t layer_end)
 {
 	uint32_t lo = 0, hi = plan->n_planes;
 
@@ -91,8 +90,8 @@ static bool run_band(struct kvh_move_run *run, struct kvh_band *band)
 	for (; run->part < move->n_parts; run->part++, run->unit = 0) {
 		const struct kvh_move_part *part = &move->parts[run->part];
 		const struct kvh_plan *plan = part->plan->plan;
-		uint32_t first = planes_below(plan, run->fed_to);
-		uint32_t end = planes_below(plan, run->feed_to);
+		uint32_t first = kvh_planes_below(plan, run->fed_to);
+		uint32_t end = kvh_planes_below(plan, run->feed_to);
 
 		if (part->n && first < end) {
 			kvh_band_init(band, part, first, end);
@@ -233,15 +232,15 @@ static void run_end_round(struct kvh_lane *lane, struct kvh_move_run *run)
 		run_leave(lane, run, KVH_RUN_WAITING);
 }
 
-static int run_begin_round(struct kvh_move_run *run)
+/* Page numbers go with the first stage, whose end says that they have arrived: the
+ * buffer is another's when the run ends. */
+static int run_feed_units(struct kvh_lane *lane, struct kvh_move_run *run,
+			  const struct kvh_band *band)
 {
-	int rc = 0;
+	int rc = run->pages_sent ? 0 : kvh_run_send_pages(run);
 
-	kvh_run_set_state(run, KVH_RUN_FEEDING);
-	if (!run->pages_sent)
-		rc = kvh_run_send_pages(run);
 	run->pages_sent = true;
-	return rc ? rc : kvh_grants_begin(run);
+	return rc ? rc : run_feed_stage(lane, run, band);
 }
 
 /* A stage at most. */
@@ -250,10 +249,12 @@ static void run_feed(struct kvh_lane *lane, struct kvh_move_run *run)
 	struct kvh_band band;
 	int rc = 0;
 
-	if (run->state == KVH_RUN_QUEUED)
-		rc = run_begin_round(run);
+	if (run->state == KVH_RUN_QUEUED) {
+		kvh_run_set_state(run, KVH_RUN_FEEDING);
+		rc = kvh_grants_begin(run);
+	}
 	if (rc == 0 && run_band(run, &band))
-		rc = run_feed_stage(lane, run, &band);
+		rc = run_feed_units(lane, run, &band);
 	if (rc) {
 		lane->broken = run;
 		TAILQ_REMOVE(&lane->feed, run, of_feed);

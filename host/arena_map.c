@@ -300,7 +300,8 @@ void kvh_arena_map_close(struct kvh_arena_map *map, bool leak)
 {
 	if (!leak && map->n_kept == 0)
 		(void)munmap(map->base, map->span);
-	for (uint32_t i = 0; i < map->n_pieces && map->n_kept > 0; i++)
-		kvh_arena_map_drop(map, i);
+	else if (!leak)
+		for (uint32_t i = 0; i < map->n_pieces; i++)
+			kvh_arena_map_drop(map, i);
 	free(map->pieces);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * arena_map.h - the memory under an arena: address range, pieces, NUMA nodes, huge
- * pages. Made and taken down by one thread each; between these it never changes,
- * so any thread reads it without a lock. What becomes of the pieces: arena_pin.c.
+ * pages. Made and taken down by one thread each; between these it never changes
+ * but for n_kept, so any thread reads it without a lock. What becomes of the pieces:
+ * arena_pin.c.
  */
 #ifndef KVH_HOST_ARENA_MAP_H
 #define KVH_HOST_ARENA_MAP_H

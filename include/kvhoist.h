@@ -504,7 +504,8 @@ struct kvh_pool_desc {
 	uint32_t reserved;
 	const struct kvh_plane *planes; /* group by group, in the groups' order */
 	const uint32_t *group_pages;    /* [n_groups] pages of each group */
-	uint8_t device_uuid[16];        /* zero: the device that owns the memory */
+	uint8_t device_uuid[16];        /* zero: the engine's one device; of several the one
+					 * that owns the memory */
 };
 KVH_API void kvh_pool_desc_init(struct kvh_pool_desc *desc, size_t size);
 

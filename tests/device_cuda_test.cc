@@ -24,6 +24,7 @@ class DeviceCuda : public testing::Test
 	void TearDown() override
 	{
 		kvh_log_set(nullptr, nullptr, KVH_LOG_WARN);
+		fake::reset(); /* what calls that failed have left */
 	}
 	static void count(void *arg, kvh_log_level, const char *)
 	{

@@ -29,6 +29,10 @@ class EngineCuda : public testing::Test
 	{
 		fake::reset();
 	}
+	void TearDown() override
+	{
+		fake::reset(); /* what a dead GPU kept */
+	}
 	static int retained(int gpu)
 	{
 		fake::Guard guard(fake::lock);

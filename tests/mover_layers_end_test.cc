@@ -42,6 +42,39 @@ TEST(MoverLayersStepped, AChunkIsSettledWhenItIsWhole)
 	}
 }
 
+/* Layers that a group has nothing of put nothing on the device: whoever is cancelled
+ * meanwhile leaves nothing behind, and nobody waits for its order point. */
+TEST_P(MoverLayersHost, LayersOfNoPlaneAreNotWaitedFor)
+{
+	Rig r(GetParam());
+	Shape late = deep();
+	struct kvh_copy nothing = {};
+
+	late.first_layer = 3;
+	Group &g = r.group(late);
+	Job job(r), other(r);
+
+	job.add(g, 3);
+	other.add(g, 2);
+	job.layered = true;
+	ASSERT_EQ(0, job.start(false, nullptr));
+	nothing.dst = g.memory();
+	nothing.src = g.memory();
+	r.rule(KVH_HOST_COPY, KVH_HOST_HOLD);
+	ASSERT_EQ(0, r.dev->ops->copy(r.dev, KVH_COPY_D2D, &nothing, r.stream));
+	r.settle(1);
+	ASSERT_EQ(0, job.give(2, r.stream)); /* held */
+	ASSERT_EQ(0, other.start(false, nullptr));
+	other.wait();
+	other.expect_stored();
+	EXPECT_FALSE(job.finished());
+	kvh_mover_cancel(r.mover, &job.move);
+	job.wait();
+	expect_cancelled(job);
+	r.close_mover(); /* without the caller's stream */
+	kvh_host_release(r.dev);
+}
+
 TEST_P(MoverLayersHost, CancelAtAnyLayer)
 {
 	for (uint32_t given = 0; given <= 6; given++) {

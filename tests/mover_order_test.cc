@@ -159,6 +159,7 @@ TEST_P(MoverOrder, ControlLoadWithoutWaiting)
 	job.wait();
 	EXPECT_FALSE(g.download() == g.image); /* written before the order point */
 	producer.release();
+	r.close_mover(); /* waits for the copies that `done` did not */
 }
 
 TEST_P(MoverOrder, NoStreamIsNow)
@@ -485,6 +486,7 @@ TEST_P(MoverOrder, ControlLayerWithoutWaiting)
 	job.wait();
 	job.expect_loaded();
 	EXPECT_FALSE(layer1.seen == g.image); /* old KV */
+	r.close_mover();
 }
 
 /* ---- capture ---------------------------------------------------------- */

@@ -306,6 +306,7 @@ TEST_P(MoverDirect, ControlLayerWithoutWaiting)
 	EXPECT_FALSE(read_behind(r, g, job, KVH_LAYER_ALL) == g.image);
 	kvh_host_release(r.dev);
 	job.wait();
+	r.close_mover(); /* waits for the copies that `done` did not */
 }
 
 /* A ring of two: no third slice goes to the device before the first is done. */
