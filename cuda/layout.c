@@ -468,33 +468,17 @@ void kvh_plan_free(struct kvh_plan *plan)
 	free(plan);
 }
 
-/* The first plane whose layer is not below it. */
-static uint32_t plan_lower_bound(const struct kvh_plan *plan, uint64_t layer)
+uint32_t kvh_plan_planes_below(const struct kvh_plan *plan, uint64_t layer_end)
 {
 	uint32_t lo = 0, hi = plan->n_planes;
 
 	while (lo < hi) {
 		uint32_t mid = lo + (hi - lo) / 2;
 
-		if (plan->planes[mid].layer < layer)
+		if (plan->planes[mid].layer < layer_end)
 			lo = mid + 1;
 		else
 			hi = mid;
 	}
 	return lo;
-}
-
-bool kvh_plan_layer(const struct kvh_plan *plan, uint32_t layer, uint32_t *first_p,
-		    uint32_t *end_p, uint64_t *lo_p, uint64_t *hi_p)
-{
-	const uint32_t first = plan_lower_bound(plan, layer);
-	const uint32_t end = plan_lower_bound(plan, (uint64_t)layer + 1);
-
-	if (first == end)
-		return false;
-	*first_p = first;
-	*end_p = end;
-	*lo_p = plan->planes[first].payload_off;
-	*hi_p = end < plan->n_planes ? plan->planes[end].payload_off : plan->payload_bytes;
-	return true;
 }

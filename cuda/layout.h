@@ -81,10 +81,9 @@ int kvh_plan_make(const struct kvh_group_desc *group, uint32_t chunk_tokens,
 		  struct kvh_plan **plan_p);
 void kvh_plan_free(struct kvh_plan *plan);
 
-/* Payload range [*lo_p, *hi_p) and planes [*first_p, *end_p) of a layer; false if it has none.
- */
-bool kvh_plan_layer(const struct kvh_plan *plan, uint32_t layer, uint32_t *first_p,
-		    uint32_t *end_p, uint64_t *lo_p, uint64_t *hi_p);
+/* How many planes have a layer below, which are the first ones: the planes of layers
+ * [a, b) are those from below a on, up to below b. A layer is 32 bits, its end more. */
+uint32_t kvh_plan_planes_below(const struct kvh_plan *plan, uint64_t layer_end);
 
 #ifdef __cplusplus
 }

@@ -222,8 +222,9 @@ static bool brings_planes(const struct kvh_move_run *run, const struct kvh_grant
 	for (uint32_t p = 0; p < run->move->n_parts; p++) {
 		const struct kvh_move_part *part = &run->move->parts[p];
 
-		if (part->n && kvh_planes_below(part->plan->plan, run->feed_to) <
-				       kvh_planes_below(part->plan->plan, grant->layer_end))
+		if (part->n &&
+		    kvh_plan_planes_below(part->plan->plan, run->feed_to) <
+			    kvh_plan_planes_below(part->plan->plan, grant->layer_end))
 			return true;
 	}
 	return false;

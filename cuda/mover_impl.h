@@ -280,8 +280,8 @@ int kvh_run_begin(struct kvh_lane *lane, struct kvh_move *move, struct kvh_move_
 void kvh_run_recycle(struct kvh_move_run *run);
 /* May work be ordered behind this? Nothing is touched. -EBUSY, -EIO */
 int kvh_run_order_check(const struct kvh_mover *mover, kvh_stream stream, kvh_event_mark event);
-/* The kernel stream fetches the page numbers. It waits for nothing: who used the
- * buffer before has ended. */
+/* The kernel stream fetches the page numbers, before the first units of the run: who
+ * used the buffer before has ended. */
 int kvh_run_send_pages(struct kvh_move_run *run);
 /* From here on the move is the mover's: its thread will see it. */
 void kvh_run_accept(struct kvh_move_run *run);
@@ -296,8 +296,6 @@ void kvh_run_end(struct kvh_move_run *run);
 void kvh_runs_free(struct kvh_lane *lane);
 void kvh_pages_free(struct kvh_mover *mover);
 
-/* mover_store.c. How many planes of a plan have a layer below. */
-uint32_t kvh_planes_below(const struct kvh_plan *plan, uint64_t layer_end);
 /* mover_grant.c. Under mover->lock: the mover's thread has to look at the run. */
 void kvh_run_call(struct kvh_move_run *run);
 /* Records the order point of layers below layer_end in a grant. */

@@ -66,21 +66,6 @@ static void lane_check(const struct kvh_lane *lane)
 
 /* ---- feeding ---------------------------------------------------------- */
 
-uint32_t kvh_planes_below(const struct kvh_plan *plan, uint64_t layer_end)
-{
-	uint32_t lo = 0, hi = plan->n_planes;
-
-	while (lo < hi) {
-		uint32_t mid = lo + (hi - lo) / 2;
-
-		if (plan->planes[mid].layer < layer_end)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo;
-}
-
 /* Moves on to the part that has units to feed, of the layers that are being fed;
  * false if there is none. */
 static bool run_band(struct kvh_move_run *run, struct kvh_band *band)
@@ -90,8 +75,8 @@ static bool run_band(struct kvh_move_run *run, struct kvh_band *band)
 	for (; run->part < move->n_parts; run->part++, run->unit = 0) {
 		const struct kvh_move_part *part = &move->parts[run->part];
 		const struct kvh_plan *plan = part->plan->plan;
-		uint32_t first = kvh_planes_below(plan, run->fed_to);
-		uint32_t end = kvh_planes_below(plan, run->feed_to);
+		uint32_t first = kvh_plan_planes_below(plan, run->fed_to);
+		uint32_t end = kvh_plan_planes_below(plan, run->feed_to);
 
 		if (part->n && first < end) {
 			kvh_band_init(band, part, first, end);

@@ -79,17 +79,11 @@ TEST_F(PackBench, PlanesAreOfAsManyLayersAsWereAskedFor)
 
 	for (const auto &row : rows) {
 		const uint32_t last = row.layers == 0 ? 0 : std::min(row.layers, 4u) - 1;
-		uint32_t first = 0, end = 0;
-		uint64_t lo, hi;
 
 		open(2048, 128u << 10, KVH_PAGES_SHUFFLED, row.layers);
 		ASSERT_EQ(set.n_planes, 4u);
-		ASSERT_TRUE(kvh_plan_layer(set.plan, last, &first, &end, &lo, &hi))
-			<< row.layers;
-		EXPECT_EQ(first, row.first) << row.layers;
-		EXPECT_EQ(end, 4u) << row.layers;
-		EXPECT_FALSE(kvh_plan_layer(set.plan, last + 1, &first, &end, &lo, &hi))
-			<< row.layers;
+		EXPECT_EQ(kvh_plan_planes_below(set.plan, last), row.first) << row.layers;
+		EXPECT_EQ(kvh_plan_planes_below(set.plan, last + 1), 4u) << row.layers;
 		EXPECT_TRUE(is_right(KVH_WAY_KVHOIST, &set, true)) << row.layers;
 		kvh_pack_set_close(&set);
 	}
