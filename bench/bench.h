@@ -7,6 +7,7 @@
 #define KVH_BENCH_BENCH_H
 
 #include <signal.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -32,6 +33,11 @@ int kvh_bench_pin(int argc, char **argv);
 
 /* "kvhoist-bench: ..." and a newline, to stderr. */
 void kvh_bench_complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* An option's value, 1..max, or argp_error, which ends the program. */
+struct argp_state;
+uint64_t kvh_bench_number(struct argp_state *state, const char *option, const char *text,
+			  uint64_t max);
 
 /* The signal that asked for an early end, or 0: what runs for long looks at it.
  * SIGINT, SIGTERM, SIGHUP and SIGPIPE after kvh_bench_catch set it; the second of

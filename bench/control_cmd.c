@@ -45,17 +45,6 @@ static const struct argp_option option_list[] = {
 	{NULL, 0, NULL, 0, NULL, 0},
 };
 
-static uint32_t take_number(struct argp_state *state, const char *name, const char *text,
-			    unsigned long max)
-{
-	char *end;
-	unsigned long n = strtoul(text, &end, 10);
-
-	if (*text < '0' || *text > '9' || *end != '\0' || n == 0 || n > max)
-		argp_error(state, "--%s %s: must be a whole number, 1..%lu", name, text, max);
-	return (uint32_t)n;
-}
-
 static uint64_t take_bytes(struct argp_state *state, const char *name, const char *text,
 			   uint64_t min, uint64_t max)
 {
@@ -80,8 +69,12 @@ static error_t take(int key, char *arg, struct argp_state *state)
 	case OPTION_L1:
 		o->l1 = take_bytes(state, "l1", arg, UINT64_C(32) << 20, UINT64_C(64) << 30);
 		break;
-	case OPTION_SPACES: o->spaces = take_number(state, "spaces", arg, 1000); break;
-	case OPTION_RUNS: o->runs = take_number(state, "runs", arg, RUNS_MAX); break;
+	case OPTION_SPACES:
+		o->spaces = (uint32_t)kvh_bench_number(state, "spaces", arg, 1000);
+		break;
+	case OPTION_RUNS:
+		o->runs = (uint32_t)kvh_bench_number(state, "runs", arg, RUNS_MAX);
+		break;
 	case OPTION_SECONDS:
 		o->seconds = strtod(arg, &end);
 		if (*end != '\0' || !(o->seconds >= 0.1 && o->seconds <= 60))

@@ -117,26 +117,12 @@ static void take_modes(struct argp_state *state, struct options *o, char *list)
 	}
 }
 
-static uint64_t take_number(struct argp_state *state, const char *option, const char *text,
-			    uint64_t max)
-{
-	char *end;
-	unsigned long long n;
-
-	errno = 0;
-	n = strtoull(text, &end, 10);
-	if (errno != 0 || *text < '0' || *text > '9' || *end != '\0' || n == 0 || n > max)
-		argp_error(state, "--%s %s: must be a whole number, 1..%" PRIu64, option, text,
-			   max);
-	return n;
-}
-
 static void take_depth(struct argp_state *state, struct options *o, const char *text)
 {
 	bool number = strspn(text, "0123456789") == strlen(text);
 
 	if (number)
-		o->depth = (uint32_t)take_number(state, "depth", text, 1024);
+		o->depth = (uint32_t)kvh_bench_number(state, "depth", text, 1024);
 	else if (kvh_conf_bytes(text, &o->depth_bytes) != 0)
 		argp_error(state, "--depth %s: must be a number, or bytes like 64M", text);
 }
@@ -174,17 +160,17 @@ static error_t take(int key, char *arg, struct argp_state *state)
 	case OPTION_MODE: take_modes(state, o, arg); break;
 	case OPTION_DEPTH: take_depth(state, o, arg); break;
 	case OPTION_PAIRS:
-		o->pairs = (uint32_t)take_number(state, "pairs", arg, KVH_PAIRS_MAX);
+		o->pairs = (uint32_t)kvh_bench_number(state, "pairs", arg, KVH_PAIRS_MAX);
 		break;
 	case OPTION_SECONDS: take_seconds(state, o, arg); break;
 	case OPTION_VERIFY: take_verify(state, o, arg); break;
 	case OPTION_RAW: o->raw = true; break;
 	case OPTION_WORKERS:
-		o->workers = (uint32_t)take_number(state, "workers", arg, 64);
+		o->workers = (uint32_t)kvh_bench_number(state, "workers", arg, 64);
 		break;
 	case OPTION_FILL: take_bytes(state, "fill", arg, &o->fill_bytes); break;
 	case OPTION_FRAMES:
-		o->open_frames = take_number(state, "frames", arg, UINT32_MAX);
+		o->open_frames = kvh_bench_number(state, "frames", arg, UINT32_MAX);
 		break;
 	case OPTION_FRAME_BYTES:
 		if (kvh_conf_bytes(arg, &o->open_bytes) != 0 || o->open_bytes < 8192 ||

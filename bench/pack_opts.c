@@ -4,11 +4,10 @@
  */
 #include "bench/pack_opts.h"
 
+#include "bench/bench.h"
 #include "l2/conf.h"
 
 #include <argp.h>
-#include <errno.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,17 +153,6 @@ static void take_bytes(struct argp_state *state, const char *option, const char 
 			   text);
 }
 
-static uint32_t number(struct argp_state *state, const char *option, const char *text,
-		       uint32_t max)
-{
-	char *end;
-	unsigned long n = strtoul(text, &end, 10);
-
-	if (*text < '0' || *text > '9' || *end != '\0' || n == 0 || n > max)
-		argp_error(state, "--%s %s: must be 1..%" PRIu32, option, text, max);
-	return (uint32_t)n;
-}
-
 static error_t take(int key, char *arg, struct argp_state *state)
 {
 	struct kvh_pack_opts *o = state->input;
@@ -185,8 +173,12 @@ static error_t take(int key, char *arg, struct argp_state *state)
 			each_item(state, "load", arg, take_kernel, key);
 		break;
 	case OPTION_SAMPLE: take_bytes(state, "sample", arg, &o->sample); break;
-	case OPTION_SAMPLES: o->samples = number(state, "samples", arg, 10000); break;
-	case OPTION_LAYERS: o->layers = number(state, "layers", arg, KVH_PLANES_MAX); break;
+	case OPTION_SAMPLES:
+		o->samples = (uint32_t)kvh_bench_number(state, "samples", arg, 10000);
+		break;
+	case OPTION_LAYERS:
+		o->layers = (uint32_t)kvh_bench_number(state, "layers", arg, KVH_PLANES_MAX);
+		break;
 	case OPTION_POOL: take_bytes(state, "pool", arg, &o->pool); break;
 	case OPTION_ARENA: take_bytes(state, "arena", arg, &o->arena); break;
 	case OPTION_JSON:

@@ -80,17 +80,6 @@ static const struct argp_option option_list[] = {
 	{NULL, 0, NULL, 0, NULL, 0},
 };
 
-static uint32_t number(struct argp_state *state, const char *option, const char *text,
-		       uint32_t max)
-{
-	char *end;
-	unsigned long n = strtoul(text, &end, 10);
-
-	if (*text < '0' || *text > '9' || *end != '\0' || n == 0 || n > max)
-		argp_error(state, "--%s %s: must be 1..%" PRIu32, option, text, max);
-	return (uint32_t)n;
-}
-
 static uint64_t size(struct argp_state *state, const char *option, const char *text,
 		     uint64_t max)
 {
@@ -110,12 +99,18 @@ static error_t take(int key, char *arg, struct argp_state *state)
 	case OPTION_DEVICE: o->device = arg; break;
 	case OPTION_BYTES: o->bytes = size(state, "bytes", arg, UINT64_C(8) << 40); break;
 	case OPTION_PIECE: o->piece = size(state, "piece", arg, UINT64_C(1) << 30); break;
-	case OPTION_FROM: o->from = number(state, "from", arg, THREADS_MAX); break;
-	case OPTION_THREADS: o->threads = number(state, "threads", arg, THREADS_MAX); break;
-	case OPTION_REGISTERS:
-		o->registers = number(state, "registers", arg, THREADS_MAX);
+	case OPTION_FROM:
+		o->from = (uint32_t)kvh_bench_number(state, "from", arg, THREADS_MAX);
 		break;
-	case OPTION_SAMPLES: o->samples = number(state, "samples", arg, SAMPLES_MAX); break;
+	case OPTION_THREADS:
+		o->threads = (uint32_t)kvh_bench_number(state, "threads", arg, THREADS_MAX);
+		break;
+	case OPTION_REGISTERS:
+		o->registers = (uint32_t)kvh_bench_number(state, "registers", arg, THREADS_MAX);
+		break;
+	case OPTION_SAMPLES:
+		o->samples = (uint32_t)kvh_bench_number(state, "samples", arg, SAMPLES_MAX);
+		break;
 	case OPTION_JSON: o->json = true; break;
 	case ARGP_KEY_ARG: argp_error(state, "'%s' is no option", arg); break;
 	default: return ARGP_ERR_UNKNOWN;
