@@ -6,6 +6,7 @@
 #include "cuda/device.h"
 #include "host/arena.h"
 #include "host/log.h"
+#include "tests/device_or_skip.h"
 
 #include <gtest/gtest.h>
 
@@ -25,13 +26,7 @@ class ArenaOnDevice : public testing::TestWithParam<const char *>
       protected:
 	void SetUp() override
 	{
-		kvh_log_set([](void *, kvh_log_level, const char *) {}, nullptr, KVH_LOG_ERROR);
-		const int err = kvh_device_open(GetParam(), &dev_);
-
-		kvh_log_set(nullptr, nullptr, KVH_LOG_WARN);
-		if (err == -ENODEV)
-			GTEST_SKIP() << "no CUDA device: " << kvh_device_describe();
-		ASSERT_EQ(err, 0);
+		DEVICE_OR_SKIP(GetParam(), &dev_);
 		ASSERT_EQ(dev_->ops->stream_create(dev_, 0, &stream_), 0);
 		ASSERT_EQ(dev_->ops->mem_alloc(dev_, 2 * kFrame, &memory_), 0);
 		opts_.dev = dev_;

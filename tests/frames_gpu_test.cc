@@ -6,6 +6,7 @@
  * the host device, too, which shows that the test itself is right where there is no GPU.
  */
 #include "cuda/mover.h"
+#include "tests/device_or_skip.h"
 #include "tests/pack_check.h"
 
 #include <condition_variable>
@@ -25,13 +26,7 @@ class Frames : public testing::TestWithParam<const char *>
 	{
 		kvh_mover_opts opts = {};
 
-		kvh_log_set([](void *, kvh_log_level, const char *) {}, nullptr, KVH_LOG_ERROR);
-		const int err = kvh_device_open(GetParam(), &dev_);
-
-		kvh_log_set(nullptr, nullptr, KVH_LOG_WARN);
-		if (err == -ENODEV)
-			GTEST_SKIP() << "no CUDA device: " << kvh_device_describe();
-		ASSERT_EQ(err, 0);
+		DEVICE_OR_SKIP(GetParam(), &dev_);
 		opts.stage_bytes = 4096; /* several a chunk */
 		ASSERT_EQ(kvh_mover_open(dev_, &opts, &mover_), 0);
 		ASSERT_EQ(dev_->ops->stream_create(dev_, 0, &stream_), 0);

@@ -7,6 +7,7 @@
  * which shows that the test itself is right where there is no GPU.
  */
 #include "cuda/device.h"
+#include "tests/device_or_skip.h"
 #include "tests/pack_check.h"
 
 using namespace layouts;
@@ -21,13 +22,7 @@ class PackOnDevice : public testing::TestWithParam<const char *>
       protected:
 	void SetUp() override
 	{
-		kvh_log_set([](void *, kvh_log_level, const char *) {}, nullptr, KVH_LOG_ERROR);
-		const int err = kvh_device_open(GetParam(), &dev_);
-
-		kvh_log_set(nullptr, nullptr, KVH_LOG_WARN);
-		if (err == -ENODEV)
-			GTEST_SKIP() << "no CUDA device: " << kvh_device_describe();
-		ASSERT_EQ(err, 0);
+		DEVICE_OR_SKIP(GetParam(), &dev_);
 		ASSERT_EQ(dev_->ops->stream_create(dev_, 1, &stream_), 0);
 		ASSERT_EQ(dev_->ops->mem_alloc(dev_, kMirror + 256, &device_block_), 0);
 		ASSERT_EQ(dev_->ops->host_alloc(dev_, kMirror + 256, &mirror_block_), 0);
